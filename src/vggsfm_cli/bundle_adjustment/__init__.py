@@ -1,0 +1,1 @@
+"""Stage 4: cameras, points and tracks adjusted together."""

@@ -1,0 +1,54 @@
+"""Every error a user can meet. Each carries one clear sentence, a hint, and the exit code the command line uses."""
+
+from typing import ClassVar
+
+
+class VGGSfMError(Exception):
+    """Base of all errors meant for users: a sentence, and a hint what to do next."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(VGGSfMError):
+    """An option or a combination of options that makes no sense."""
+
+    exit_code = 2
+
+
+class InputError(VGGSfMError):
+    """Input that cannot be read, or not enough of it."""
+
+    exit_code = 3
+
+
+class ShapeError(InputError):
+    """Tensors whose shapes do not fit together."""
+
+
+class ReconstructionFailed(VGGSfMError):
+    """A stage found too little to go on; the message names the stage and the counts."""
+
+    exit_code = 4
+
+
+class TooFewRegistered(VGGSfMError):
+    """A model was written, but fewer images were registered than asked for."""
+
+    exit_code = 5
+
+
+class WeightsUnavailable(VGGSfMError):
+    """Weights that are missing, damaged or cannot be fetched."""
+
+    exit_code = 6
+
+
+class MissingDependency(VGGSfMError):
+    """An optional package that the chosen option needs; the hint names how to install it."""
+
+    exit_code = 2

@@ -1,0 +1,1 @@
+"""Pure differentiable functions on tensors, any batch axes. No configuration, no files, no modules."""

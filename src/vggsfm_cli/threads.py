@@ -1,0 +1,47 @@
+"""Work side by side on CPU threads, on purpose.
+
+Small tensor operations gain nothing from a thread pool inside each of them, and two such pools beside other work can be
+several times slower than one thread. So the library runs each operation on one thread and independent pieces of work side
+by side: torch releases the interpreter's lock while it computes.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Within this block, torch uses one thread for each operation."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def map_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], device: torch.device | str = "cpu"
+) -> Iterator[Result]:
+    """``map`` on as many threads as there are cores, in the order of ``items``; plain ``map`` on an accelerator."""
+    work = list(items)
+    workers = min(available_cores(), len(work))
+    if workers <= 1 or torch.device(device).type != "cpu":
+        yield from map(function, work)
+        return
+    # the number of threads is a setting of each thread
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(function, work)

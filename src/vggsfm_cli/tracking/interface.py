@@ -1,0 +1,20 @@
+"""The contract of stage 1."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import nn
+
+from vggsfm_cli.scene import ImageSet, Queries, Tracks
+
+
+class PointTracker(nn.Module, ABC):
+    """Follows query points through all frames of a scene, without pairwise matching (VGGSfM, Sec. 3.1)."""
+
+    @abstractmethod
+    def encode(self, images: ImageSet) -> Any:
+        """Dense features of all frames; computed once and reused between rounds."""
+
+    @abstractmethod
+    def forward(self, images: ImageSet, queries: Queries, features: Any = None) -> Tracks:
+        """Track ``queries`` (network pixels) through every frame; the result is in stored pixels."""

@@ -1,0 +1,182 @@
+"""Inference policy of stage 1: from which frames to track, and how rounds add up.
+
+Each round tracks from one frame. Points of that frame which no track covers start new tracks; tracks that are seen there
+but not everywhere are carried on from their very position, so a track can reach frames that its first frame could not
+see. A new track that lands on an existing one is the same scene point: it is merged into it.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vggsfm_cli.scene import ImageSet, Progress, ProgressCallback, Queries, Tracks, silent
+from vggsfm_cli.tracking.features import FeatureMaps
+from vggsfm_cli.tracking.interface import PointTracker
+from vggsfm_cli.tracking.queries import QueryConfig, choose_queries, first_frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundsConfig:
+    """Settings of the rounds."""
+
+    queries: QueryConfig = field(default_factory=QueryConfig)
+    max_query_frames: int = 50  # at most so many frames start tracks
+    min_visibility: float = 0.5
+    merge_px: float = 1.0  # network pixels within which two tracks are the same point
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Pool:
+    """Tracks so far, of one scene, in stored pixels; ``[S T ...]``."""
+
+    xy: Float[Tensor, "S T 2"]
+    visibility: Float[Tensor, "S T"]
+    covariance: Float[Tensor, "S T 2 2"]
+    query_frame: Int[Tensor, " T"]
+
+    def seen(self, threshold: float) -> Bool[Tensor, "S T"]:
+        return self.visibility > threshold
+
+    def add(self, other: "_Pool") -> "_Pool":
+        return _Pool(
+            xy=torch.cat([self.xy, other.xy], 1),
+            visibility=torch.cat([self.visibility, other.visibility], 1),
+            covariance=torch.cat([self.covariance, other.covariance], 1),
+            query_frame=torch.cat([self.query_frame, other.query_frame]),
+        )
+
+    def select(self, chosen: Tensor) -> "_Pool":
+        return _Pool(
+            xy=self.xy[:, chosen],
+            visibility=self.visibility[:, chosen],
+            covariance=self.covariance[:, chosen],
+            query_frame=self.query_frame[chosen],
+        )
+
+    def fill(self, index: Int[Tensor, " K"], other: "_Pool", threshold: float) -> "_Pool":
+        """Take observations of ``other`` for tracks ``index`` where they had none."""
+        take = (self.visibility[:, index] <= threshold) & (other.visibility > threshold)
+        frames, tracks = take.nonzero(as_tuple=True)
+        target = (frames, index[tracks])
+        return _Pool(
+            xy=self.xy.index_put(target, other.xy[frames, tracks]),
+            visibility=self.visibility.index_put(target, other.visibility[frames, tracks]),
+            covariance=self.covariance.index_put(target, other.covariance[frames, tracks]),
+            query_frame=self.query_frame,
+        )
+
+
+@torch.no_grad()
+def track_in_rounds(
+    tracker: PointTracker,
+    images: ImageSet,
+    config: RoundsConfig,
+    progress: ProgressCallback = silent,
+) -> Tracks:
+    """Tracks through one scene (B = 1), started from as many frames as it takes.
+
+    Raises:
+        ValueError: more than one scene.
+    """
+    if images.pixels.shape[0] != 1:
+        raise ValueError("track_in_rounds takes one scene at a time")
+    frames = int(images.frame_valid[0].sum())
+    progress(Progress(stage="features", done=0, total=frames))
+    features: FeatureMaps = tracker.encode(images)
+    progress(Progress(stage="features", done=frames, total=frames))
+    rounds = min(frames, config.max_query_frames)
+    remaining = set(images.frame_valid[0].nonzero().flatten().tolist())
+    pool: _Pool | None = None
+    frame = first_frame(features)
+    for done in range(rounds):
+        progress(Progress(stage="tracks", done=done, total=rounds, detail=images.names[0][frame]))
+        pool = _round(tracker, images, features, frame, pool, config)
+        remaining.discard(frame)
+        if remaining:
+            seen = pool.seen(config.min_visibility).sum(1)
+            frame = min(remaining, key=lambda s: (int(seen[s]), s))
+    progress(Progress(stage="tracks", done=rounds, total=rounds))
+    assert pool is not None
+    kept = pool.select((pool.seen(config.min_visibility).sum(0) > 1).nonzero().flatten())
+    return Tracks(
+        xy=kept.xy[None],
+        visibility=kept.visibility[None],
+        covariance=kept.covariance[None],
+        query_frame=kept.query_frame[None],
+        valid=torch.ones_like(kept.query_frame, dtype=torch.bool)[None],
+    )
+
+
+def _round(
+    tracker: PointTracker,
+    images: ImageSet,
+    features: FeatureMaps,
+    frame: int,
+    pool: _Pool | None,
+    config: RoundsConfig,
+) -> _Pool:
+    """Track from one frame and add what is found to the pool."""
+    threshold = config.min_visibility
+    if pool is None:
+        here = torch.zeros(0, dtype=torch.long)
+        covered = images.pixels.new_zeros(0, 2)
+        views = here
+        complete = here.bool()
+    else:
+        seen = pool.seen(threshold)
+        here = seen[frame].nonzero().flatten()
+        matrix = images.stored_from_network[0, frame]
+        covered = (pool.xy[frame, here] - matrix[:, 2]) @ torch.linalg.inv(matrix[:, :2]).mT
+        views = seen[:, here].sum(0)
+        complete = (seen[:, here] | ~images.frame_valid[0, :, None]).all(0)
+    new, carried = choose_queries(features, frame, covered, views, complete, config.queries)
+    xy = torch.cat([covered[carried], new])
+    if len(xy) == 0:
+        return pool if pool is not None else _empty(images)
+    queries = Queries(
+        frame=torch.full((1, len(xy)), frame, device=xy.device),
+        xy=xy[None],
+        valid=torch.ones(1, len(xy), dtype=torch.bool, device=xy.device),
+    )
+    tracks = tracker(images, queries, features)
+    found = _Pool(
+        xy=tracks.xy[0],
+        visibility=tracks.visibility[0],
+        covariance=tracks.covariance[0],
+        query_frame=queries.frame[0],
+    )
+    if pool is None:
+        return found
+    extended = pool.fill(here[carried], found.select(torch.arange(len(carried))), threshold)
+    fresh = found.select(torch.arange(len(carried), len(xy)))
+    return _merge(extended, fresh, images, config)
+
+
+def _merge(pool: _Pool, fresh: _Pool, images: ImageSet, config: RoundsConfig) -> _Pool:
+    """Add ``fresh`` tracks to the pool; those that land on a pool track are merged into it."""
+    threshold = config.min_visibility
+    twin = torch.full((fresh.xy.shape[1],), -1, dtype=torch.long)
+    pool_seen, fresh_seen = pool.seen(threshold), fresh.seen(threshold)
+    for s in range(pool.xy.shape[0]):
+        old = pool_seen[s].nonzero().flatten()
+        new = (fresh_seen[s] & (twin < 0)).nonzero().flatten()
+        if len(old) == 0 or len(new) == 0:
+            continue
+        distance, nearest = torch.cdist(fresh.xy[s, new], pool.xy[s, old]).min(-1)
+        hit = distance < config.merge_px * images.pixel_scale[0, s]
+        twin[new[hit]] = old[nearest[hit]]
+    merged = (twin >= 0).nonzero().flatten()
+    pool = pool.fill(twin[merged], fresh.select(merged), threshold)
+    return pool.add(fresh.select((twin < 0).nonzero().flatten()))
+
+
+def _empty(images: ImageSet) -> _Pool:
+    frames = images.pixels.shape[1]
+    return _Pool(
+        xy=images.pixels.new_zeros(frames, 0, 2),
+        visibility=images.pixels.new_zeros(frames, 0),
+        covariance=images.pixels.new_zeros(frames, 0, 2, 2),
+        query_frame=torch.zeros(0, dtype=torch.long),
+    )

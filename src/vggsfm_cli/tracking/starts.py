@@ -1,0 +1,166 @@
+"""Where a track begins its search in another frame: global correlation, checked by the way back and by its neighbours.
+
+A query's descriptor is compared with every cell of a frame at once, so a track need not walk from the query's own pixel.
+Starts whose way back leads to the query again vote on a local affinity; a start is believed when it agrees with what its
+neighbours in the query frame did, and one that disagrees with a clear majority of them is lent theirs.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from vggsfm_cli.geometry.sampling import sample
+from vggsfm_cli.tracking.features import STRIDE
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartConfig:
+    """Settings of the search for starts."""
+
+    way_back_px: float = 12.0  # the way back may miss the query by so many network pixels
+    min_similarity: float = 0.5  # cosine below this is no start at all
+    temperature: float = 0.05  # of the soft maximum around the peak
+    neighbours: int = 12  # how many neighbours vote on the local affinity
+    affinity_px: float = 6.0  # network pixels by which a start may miss what its neighbours say
+    min_support: float = 3.0  # neighbours that must agree
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Starts:
+    """Starts of Q queries of one frame in one other frame.
+
+    Attributes:
+        xy: network pixels.
+        affinity: local map from offsets in the query frame to offsets in this frame, network pixels.
+        similarity: cosine of the descriptors at the peak.
+        support: share of the neighbours in the query frame whose starts agree with the affinity.
+        believed: whether to refine this start at all.
+    """
+
+    xy: Float[Tensor, "Q 2"]
+    affinity: Float[Tensor, "Q 2 2"]
+    similarity: Float[Tensor, " Q"]
+    support: Float[Tensor, " Q"]
+    believed: Bool[Tensor, " Q"]
+
+
+def cell_centres(height: int, width: int, like: Tensor) -> Float[Tensor, "cells 2"]:
+    """Network pixel positions of the centres of all cells, row by row."""
+    rows, columns = torch.meshgrid(
+        torch.arange(height, device=like.device), torch.arange(width, device=like.device), indexing="ij"
+    )
+    return (torch.stack([columns, rows], -1).reshape(-1, 2).to(like.dtype) + 0.5) * STRIDE
+
+
+def peaks(
+    descriptors: Float[Tensor, "Q C"], target: Float[Tensor, "C h w"], config: StartConfig
+) -> tuple[Float[Tensor, "Q 2"], Float[Tensor, " Q"], Int[Tensor, " Q"]]:
+    """Best match of each descriptor anywhere in a frame.
+
+    Returns:
+        xy: network pixels, moved inside the cell by a soft maximum over the 3 x 3 neighbourhood.
+        similarity: at the best cell.
+        cell: index of the best cell.
+    """
+    height, width = target.shape[-2:]
+    scores = descriptors @ target.flatten(1)
+    similarity, cell = scores.max(-1)
+    row, column = cell // width, cell % width
+    offsets = torch.arange(-1, 2, device=cell.device)
+    rows = (row[:, None, None] + offsets[:, None]).expand(-1, 3, 3)
+    columns = (column[:, None, None] + offsets).expand(-1, 3, 3)
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    index = (rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)).flatten(1)
+    window = scores.gather(1, index).masked_fill(~inside.flatten(1), -torch.inf)
+    weight = (window / config.temperature).softmax(-1)
+    where = torch.stack([columns.flatten(1), rows.flatten(1)], -1).to(target.dtype) + 0.5
+    return (weight[..., None] * where).sum(1) * STRIDE, similarity, cell
+
+
+def find_starts(
+    xy: Float[Tensor, "Q 2"],
+    query_map: Float[Tensor, "C h w"],
+    target_map: Float[Tensor, "C h w"],
+    neighbours: Int[Tensor, "Q k"],
+    config: StartConfig,
+) -> Starts:
+    """Start positions of the queries ``xy`` of one frame in another frame.
+
+    Args:
+        xy: network pixels in the query frame.
+        query_map, target_map: descriptors of the two frames.
+        neighbours: for each query, others near it in the query frame.
+        config: settings.
+    """
+    descriptors = functional.normalize(sample(query_map[None], xy[None] / STRIDE)[0], dim=-1)
+    position, similarity, cell = peaks(descriptors, target_map, config)
+    back, _, _ = peaks(target_map.flatten(1).T[cell], query_map, config)
+    mutual = ((back - xy).norm(dim=-1) < config.way_back_px) & (similarity > config.min_similarity)
+    predicted, affinity, support = local_affinity(xy, position, mutual, neighbours, config)
+    miss = (position - predicted).norm(dim=-1)
+    agrees = (miss < config.affinity_px) & (support >= config.min_support)
+    lent = ~agrees & (support >= 2 * config.min_support)
+    return Starts(
+        xy=torch.where(lent[:, None], predicted, position),
+        affinity=affinity,
+        similarity=similarity,
+        support=support / neighbours.shape[-1],
+        believed=agrees | lent,
+    )
+
+
+def nearest(xy: Float[Tensor, "Q 2"], count: int) -> Int[Tensor, "Q k"]:
+    """Indices of the ``count`` nearest other positions of each position."""
+    distance = torch.cdist(xy, xy).fill_diagonal_(torch.inf)
+    return distance.topk(min(count, max(len(xy) - 1, 1)), largest=False).indices
+
+
+def local_affinity(
+    source: Float[Tensor, "Q 2"],
+    target: Float[Tensor, "Q 2"],
+    trusted: Bool[Tensor, " Q"],
+    neighbours: Int[Tensor, "Q k"],
+    config: StartConfig,
+    rounds: int = 4,
+) -> tuple[Float[Tensor, "Q 2"], Float[Tensor, "Q 2 2"], Float[Tensor, " Q"]]:
+    """Affine map around each query from what its trusted neighbours did, by reweighted least squares.
+
+    A weak pull towards the identity keeps the map defined with few neighbours.
+
+    Returns:
+        predicted: where the neighbours put the query, in the target frame.
+        affinity: linear part.
+        support: number of neighbours that agree with the map.
+    """
+    offset = source[neighbours] - source[:, None]
+    scale = offset.square().sum(-1).mean(-1, keepdim=True).sqrt().clamp(min=1)
+    design = torch.cat([offset / scale[..., None], torch.ones_like(offset[..., :1])], -1)
+    moved = target[neighbours]
+    weight = trusted[neighbours].to(source.dtype)
+    # start of the reweighting: the neighbour displacement that most others are close to
+    displacement = moved - source[neighbours]
+    spread = torch.cdist(displacement, displacement)
+    tolerance = 2 * config.affinity_px + 0.5 * scale[..., None]
+    votes = (weight[:, None] * (spread < tolerance)).sum(-1) * weight
+    chosen = votes.argmax(-1)
+    reach = spread.gather(1, chosen[:, None, None].expand(-1, 1, spread.shape[-1])).squeeze(1)
+    current = weight / (1 + (reach / tolerance[..., 0]).square())
+    pull = torch.tensor([0.3, 0.3, 1e-4], dtype=source.dtype, device=source.device).diag()
+    prior = torch.zeros(len(source), 3, 2, dtype=source.dtype, device=source.device)
+    prior[:, 0, 0] = scale[:, 0]
+    prior[:, 1, 1] = scale[:, 0]
+    error = torch.zeros_like(current)
+    solution = prior
+    for _ in range(rounds):
+        weighted = design * current[..., None]
+        normal = weighted.mT @ design + pull
+        centre = (moved * current[..., None]).sum(1) / current.sum(1, keepdim=True).clamp(min=1e-6)
+        prior[:, 2] = centre
+        solution = torch.linalg.solve(normal, weighted.mT @ moved + pull @ prior)
+        error = (design @ solution - moved).norm(dim=-1)
+        current = weight / (1 + (error / config.affinity_px).square())
+    support = (weight * (error < config.affinity_px)).sum(-1)
+    return solution[:, 2], (solution[:, :2] / scale[..., None]).mT, support

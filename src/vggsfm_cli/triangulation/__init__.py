@@ -1,0 +1,1 @@
+"""Stage 3: cameras and tracks to points."""
