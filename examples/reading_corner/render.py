@@ -10,7 +10,8 @@ scene again, take Python 3.11 and
 (bpy is Blender as a Python module; on a bare Debian it wants libxrender1 libxi6 libxkbcommon0 libsm6 libgl1 libegl1.)
 
 The shapes of eight objects are Blend Swap models under CC0 1.0, taken from the Debian package ``sweethome3d-furniture``
-(file BlendSwap-CC-0.sh3f); see ``MODELS`` below for the authors. None of their image textures is used: every
+(file BlendSwap-CC-0.sh3f); see ``MODELS`` below for the authors. The licence file in each model's own folder says CC0
+(a few other models of that collection say CC BY: look before adding one). None of their image textures is used: every
 material, the printed patterns and all other geometry are made in this file, from fixed seeds.
 
 Every view is rendered by Cycles as an ideal pinhole image, larger and wider than needed, and then resampled once into
@@ -57,6 +58,7 @@ class Model:
     folder: str
     title: str
     author: str
+    blend: int  # https://www.blendswap.com/blends/view/<blend>
     height: float
     place: tuple[float, float, float]
     turn: float
@@ -65,19 +67,18 @@ class Model:
 
 
 MODELS = [
-    Model("winchesterArmchair", "Winchester armchair", "Gnanasaireddy", 0.80, (-0.16, 0.42, 0.012), 10,
-          {"Feet": "walnut", "": "leather"}),
-    Model("teddyBear", "Burlap Bear", "Manitislate", 0.36, (-0.12, 0.36, 0.395), 22, {"eyes": "ebony", "": "plush"},
-          tilt=-8),
-    Model("crate", "Low poly Crate", "GyngaNynja", 0.50, (1.08, 0.50, 0.0), -17, {"": "pine"}),
-    Model("augalas", "Plant", "MZiemys", 0.36, (1.05, 0.50, 0.50), 150,
+    Model("armchair2", "Chair", "cris1983", 76803, 0.84, (-0.16, 0.42, 0.012), 10, {"": "leather"}),
+    Model("teddyBear", "Burlap Bear", "manitislate", 759, 0.36, (-0.12, 0.36, 0.395), 22,
+          {"eyes": "ebony", "": "plush"}, tilt=-8),
+    Model("crate", "Low poly Crate", "GyngaNynja", 71943, 0.50, (1.08, 0.50, 0.0), -17, {"": "pine"}),
+    Model("augalas", "Indoor Plant In A Pot", "MZiemys", 84195, 0.36, (1.05, 0.50, 0.50), 150,
           {"Leaf": "leaf", "Stem": "stem", "Pot": "terracotta", "Ground": "soil"}),
-    Model("decorativePlant", "Decorative plant", "MZiemys", 1.16, (-1.22, 0.62, 0.0), 40,
+    Model("decorativePlant", "Decorative Plant in a pot", "MZiemys", 83379, 1.16, (-1.22, 0.62, 0.0), 40,
           {"Leaves": "olive_leaf", "Branches": "stem", "Wood": "walnut", "PotMat": "granite", "Ground": "soil"}),
-    Model("caballito", "PW-Horse (rocking horse)", "Sangio", 0.50, (0.70, -0.44, 0.012), -28,
+    Model("caballito", "PW-Horse", "sangio", 53548, 0.50, (0.70, -0.44, 0.012), -28,
           {"C3": "paint_cream", "Madera.001": "paint_red", "X": "paint_blue", "": "honey"}),
-    Model("stoneLantern", "Stone Lantern", "Argonius", 0.52, (-1.02, -0.30, 0.012), 20, {"": "sandstone"}),
-    Model("cuckooClock", "Cuckoo Clock", "Guclu", 0.74, (0.62, 1.09, 1.16), 0,
+    Model("stoneLantern", "Stone Lantern", "argonius", 75106, 0.52, (-1.02, -0.30, 0.012), 20, {"": "sandstone"}),
+    Model("cuckooClock", "Cuckoo Clock", "Guclu", 77889, 0.74, (0.62, 1.09, 1.16), 0,
           {"Clock": "paint_cream", "Front": "walnut", "Back": "walnut", "Side": "walnut", "Pendulum": "brass",
            "": "honey"}),
 ]
@@ -89,6 +90,7 @@ class Shader:
     """A node material on the Principled BSDF; coordinates are object coordinates in metres unless told otherwise."""
 
     def __init__(self, name: str) -> None:
+        """An empty material of this name."""
         self.material = bpy.data.materials.new(name)
         if self.material.node_tree is None:  # before Blender 5
             self.material.use_nodes = True
@@ -144,7 +146,7 @@ class Shader:
         elements = node.color_ramp.elements
         while len(elements) < len(stops):
             elements.new(0.5)
-        for element, (position, color) in zip(elements, stops):
+        for element, (position, color) in zip(elements, stops, strict=True):
             element.position = position
             element.color = (*color, 1.0)
         return node.outputs[0]
@@ -153,7 +155,7 @@ class Shader:
         """Blend two colours."""
         node = self.nodes.new("ShaderNodeMixRGB")
         node.blend_type = blend
-        for value, socket in zip((factor, a, b), node.inputs):
+        for value, socket in zip((factor, a, b), node.inputs, strict=True):
             self.connect(value, socket)
         return node.outputs[0]
 
@@ -370,7 +372,7 @@ def rug_pattern(rng: np.random.Generator, width: int = 2000, height: int = 1400)
         petals = int(rng.integers(5, 10))
         colors = palette[rng.permutation(5)]
         phase = rng.uniform(0, math.tau)
-        for ring, (radius, color) in enumerate(zip((1.0, 0.78, 0.55, 0.3), colors)):
+        for ring, (radius, color) in enumerate(zip((1.0, 0.78, 0.55, 0.3), colors[:4], strict=True)):
             angles = np.linspace(0, math.tau, 90)
             wave = 1.0 + 0.24 * np.cos(petals * angles + phase + ring)
             shape = np.stack([np.cos(angles), np.sin(angles)], 1) * (size * radius * wave)[:, None] + centre
@@ -481,8 +483,8 @@ def add_panel(name: str, corners: Sequence[Sequence[float]], material: bpy.types
     return item
 
 
-def add_cuboid(name: str, size: Sequence[float], material: bpy.types.Material, place: Sequence[float], turn: float = 0.0,
-               bevel: float = 0.003) -> bpy.types.Object:
+def add_cuboid(name: str, size: Sequence[float], material: bpy.types.Material, place: Sequence[float],
+               turn: float = 0.0, bevel: float = 0.003) -> bpy.types.Object:
     """A box of `size` standing on `place`, turned about the vertical by degrees."""
     sx, sy, sz = size
     box = np.array([[-sx / 2, -sy / 2, 0, sx / 2, sy / 2, sz]])
@@ -507,7 +509,8 @@ def build_room(mats: dict[str, bpy.types.Material], rng: np.random.Generator) ->
     for row, z in enumerate(np.arange(0, top, 0.077)):
         for x in np.arange(left - 0.2 + (row % 2) * 0.113, right + 0.2, 0.226):
             j = rng.normal(0, 0.0022, 5)
-            courses.append((x + j[0], back - 0.008 + 2 * j[1], z + j[2], x + 0.213 + j[3], back + 0.1, z + 0.065 + j[4]))
+            courses.append((x + j[0], back - 0.008 + 2 * j[1], z + j[2],
+                            x + 0.213 + j[3], back + 0.1, z + 0.065 + j[4]))
     add_boxes("bricks", np.array(courses), mats["brick"], rng, 0.005)
     add_panel("mortar", [(left, back + 0.003, 0), (right, back + 0.003, 0), (right, back + 0.003, top),
                          (left, back + 0.003, top)], mats["mortar"])
@@ -699,8 +702,8 @@ def write_ground_truth(path: Path, poses: Sequence[tuple[np.ndarray, np.ndarray]
     images = {f"view_{i + 1:02d}.jpg": {"R": r.tolist(), "t": t.tolist(), "K": matrix, "width": WIDTH,
                                         "height": HEIGHT, "distortion_k1k2p1p2": [K1, 0.0, 0.0, 0.0]}
               for i, (r, t) in enumerate(poses)}
-    convention = ("x_cam = R x_world + t, metres; OpenCV axes (x right, y down, z forward); K in pixels with the centre "
-                  "of the top-left pixel at (0.5, 0.5); distortion as in OpenCV, only k1 is not 0 (COLMAP SIMPLE_RADIAL)")
+    convention = ("x_cam = R x_world + t, metres; OpenCV axes (x right, y down, z forward); K in pixels, the centre of "
+                  "the top-left pixel is (0.5, 0.5); distortion as in OpenCV, only k1 is not 0 (COLMAP SIMPLE_RADIAL)")
     path.write_text(json.dumps({"convention": convention, "trust": "exact (rendered)", "images": images}, indent=1)
                     + "\n")
 

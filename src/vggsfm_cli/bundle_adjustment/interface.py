@@ -20,6 +20,7 @@ class SolveStatus(StrEnum):
     ITERATIONS = "the iteration limit was reached"
     NO_STEP = "no step lowers the cost"
     EMPTY = "there is nothing to adjust"
+    NOT_FINITE = "the cost is not finite at the start"
 
     @property
     def converged(self) -> bool:

@@ -1,9 +1,9 @@
 """What bundle adjustment solves: the one definition of residual, Jacobian, gauge, weights and priors for every solver.
 
 The cost is ``1/2 sum rho(|L^T (project(camera, pose, point) - xy)|^2) + 1/2 sum ((log f - log f0) / spread)^2`` where
-``L L^T`` is the inverse covariance of an observation. Poses move as ``x_cam <- exp(w) x_cam + v`` (six numbers a frame);
-points and camera parameters move by addition. The gauge: one frame stands still, and one coordinate of the farthest
-frame's translation fixes the scale.
+``L L^T`` is the inverse covariance of an observation. Poses move as ``x_cam <- exp(w) x_cam + v`` (six numbers a
+frame); points and camera parameters move by addition. The gauge: one frame stands still, and one coordinate of the
+farthest frame's translation fixes the scale.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from torch import Tensor
 from vggsfm_cli.errors import InputError
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import pose, robust, rotation
-from vggsfm_cli.scene import CameraPriors, Cameras, Points, TensorRecord, Tracks
+from vggsfm_cli.scene import CameraPriors, Cameras, Points, Reconstruction, TensorRecord, Tracks
 
 BEHIND_RESIDUAL = 1000.0
 """Residual norm (in standard deviations) of a point behind its camera; constant, so it only discourages such steps."""
@@ -80,6 +80,7 @@ def build_problem(
     priors: CameraPriors | None = None,
     loss: RobustLoss | None = None,
     min_views: int = 2,
+    fixed_frames: Bool[Tensor, "B S"] | None = None,
 ) -> BundleProblem:
     """The adjustment problem of a window of dense tracks.
 
@@ -92,27 +93,82 @@ def build_problem(
         priors: focal prior and parameters that are known; None for neither.
         loss: of the whitened residual.
         min_views: fewest observations of a point.
+        fixed_frames: frames that keep their pose; None lets the gauge choose one.
 
     Raises:
-        InputError: a used position or covariance is not finite.
+        InputError: a used position, covariance, camera or point is not finite.
+    """
+    scene, frame, point = (inliers & tracks.valid[:, None]).nonzero(as_tuple=True)
+    return problem_from_observations(
+        cameras,
+        points,
+        frame=scene * inliers.shape[1] + frame,
+        point=scene * inliers.shape[2] + point,
+        xy=tracks.xy[scene, frame, point],
+        covariance=tracks.covariance[scene, frame, point],
+        free=free,
+        priors=priors,
+        loss=loss,
+        min_views=min_views,
+        fixed_frames=fixed_frames,
+    )
+
+
+def problem_from_observations(
+    cameras: Cameras,
+    points: Points,
+    *,
+    frame: Int[Tensor, " M"],
+    point: Int[Tensor, " M"],
+    xy: Float[Tensor, "M 2"],
+    covariance: Float[Tensor, "M 2 2"] | None = None,
+    free: FreeParameters | None = None,
+    priors: CameraPriors | None = None,
+    loss: RobustLoss | None = None,
+    min_views: int = 2,
+    fixed_frames: Bool[Tensor, "B S"] | None = None,
+) -> BundleProblem:
+    """The adjustment problem of a list of observations, in any order.
+
+    Args:
+        cameras: registered frames take part.
+        points: valid points with at least ``min_views`` observations take part.
+        frame: of each observation, as ``b * S + s``.
+        point: of each observation, as ``b * N + n``.
+        xy: observed stored pixels.
+        covariance: of ``xy``; None for one squared pixel.
+        free: what may change.
+        priors: focal prior and parameters that are known; None for neither.
+        loss: of the whitened residual.
+        min_views: fewest observations of a point.
+        fixed_frames: frames that keep their pose; None lets the gauge choose one.
+
+    Raises:
+        InputError: a used position, covariance, camera or point is not finite.
     """
     free = free or FreeParameters()
-    used = inliers & cameras.registered[..., None] & points.valid[:, None] & tracks.valid[:, None]
-    used = used & (used.sum(1, keepdim=True) >= min_views)
-    scene, frame, point = used.nonzero(as_tuple=True)
-    xy = tracks.xy[scene, frame, point].double()
-    covariance = tracks.covariance[scene, frame, point].double()
-    _require_finite("tracks.xy", xy)
-    _require_finite("tracks.covariance", covariance)
-    frames, count = used.shape[1], used.shape[2]
+    used = cameras.registered.flatten()[frame] & points.valid.flatten()[point]
+    views = torch.bincount(point[used], minlength=points.valid.numel())
+    used = used & (views[point] >= min_views)
+    frame, point, xy = frame[used], point[used], xy[used].double()
+    if covariance is None:
+        covariance = torch.eye(2, dtype=xy.dtype, device=xy.device).expand(len(xy), 2, 2)
+    else:
+        covariance = covariance[used].double()
+    seen = torch.bincount(frame, minlength=cameras.registered.numel()).reshape(cameras.registered.shape) > 0
+    _require_finite("The position", xy)
+    _require_finite("The covariance", covariance)
+    _require_finite("The point", points.xyz_world.flatten(0, 1)[point])
+    _require_finite("The pose", cameras.cam_from_world[seen])
+    _require_finite("The camera", cameras.frame_params[seen])
     return BundleProblem(
         cameras=cameras,
         points=points,
-        frame=scene * frames + frame,
-        point=scene * count + point,
+        frame=frame,
+        point=point,
         xy=xy,
         whitening=whitening_of(covariance),
-        pose_free=pose_gauge(cameras, used.any(2)) if free.poses else torch.zeros_like(cameras.registered)[..., None].expand(-1, -1, 6),
+        pose_free=pose_gauge(cameras, seen, free, fixed_frames),
         params_free=free_params(cameras, free, priors),
         points_free=free.points,
         log_focal=_log_focal(cameras, priors),
@@ -121,10 +177,36 @@ def build_problem(
     )
 
 
+def problem_from_reconstruction(
+    reconstruction: Reconstruction,
+    *,
+    free: FreeParameters | None = None,
+    priors: CameraPriors | None = None,
+    loss: RobustLoss | None = None,
+    fixed_frames: Bool[Tensor, "1 S"] | None = None,
+) -> BundleProblem:
+    """The adjustment problem of a sparse model; see ``problem_from_observations``."""
+    xyz_world = reconstruction.xyz_world[None]
+    valid = torch.ones(xyz_world.shape[:2], dtype=torch.bool, device=xyz_world.device)
+    return problem_from_observations(
+        reconstruction.cameras,
+        Points(xyz_world=xyz_world, valid=valid, color=reconstruction.color[None]),
+        frame=reconstruction.frame,
+        point=reconstruction.point,
+        xy=reconstruction.xy,
+        free=free,
+        priors=priors,
+        loss=loss,
+        fixed_frames=fixed_frames,
+    )
+
+
 def _require_finite(name: str, values: Tensor) -> None:
     if not bool(torch.isfinite(values).all()):
         bad = int((~torch.isfinite(values)).flatten(1).any(1).sum())
-        raise InputError(f"{name} is not finite at {bad} used observations.", "Mark them invisible, or drop them.")
+        raise InputError(
+            f"{name} of {bad} used observations is not finite.", "Mark them as not visible or not valid, or drop them."
+        )
 
 
 def whitening_of(covariance: Float[Tensor, "M 2 2"]) -> Float[Tensor, "M 2 2"]:
@@ -136,28 +218,41 @@ def whitening_of(covariance: Float[Tensor, "M 2 2"]) -> Float[Tensor, "M 2 2"]:
     l21 = -b / determinant / l11
     l22 = (a / determinant - l21.square()).clamp(min=1e-18).sqrt()
     zero = torch.zeros_like(a)
-    return torch.stack([l11, l21, zero, l22], -1).unflatten(-1, (2, 2))
+    return torch.stack([l11, l21, zero, l22], -1).reshape(-1, 2, 2)
 
 
-def pose_gauge(cameras: Cameras, observed: Bool[Tensor, "B S"]) -> Bool[Tensor, "B S 6"]:
-    """Coordinates that may move: all of registered, observed frames, but the first of them and one more number."""
-    free = (cameras.registered & observed)[..., None].repeat(1, 1, 6)
-    centers = cameras.centers.detach()
-    for b in range(free.shape[0]):
-        frames = free[b, :, 0].nonzero().flatten()
-        if len(frames) == 0:
+def pose_gauge(
+    cameras: Cameras, seen: Bool[Tensor, "B S"], free: FreeParameters, fixed_frames: Bool[Tensor, "B S"] | None = None
+) -> Bool[Tensor, "B S 6"]:
+    """Coordinates of the poses that may change.
+
+    Those of registered frames with observations; when points move too, one frame stands still, and a second one gives
+    up the largest coordinate of its translation relative to the first, which fixes the scale. ``fixed_frames`` take
+    that role where there are any; two of them fix the scale already.
+    """
+    moving = cameras.registered & seen
+    fixed = torch.zeros_like(moving) if fixed_frames is None else fixed_frames & moving
+    coordinates = (moving & ~fixed & free.poses)[..., None].repeat(1, 1, 6)
+    if not (free.poses and free.points):
+        return coordinates
+    poses = cameras.cam_from_world.detach()
+    centers = pose.center(poses)
+    for b in range(len(moving)):
+        frames = moving[b].nonzero().flatten()
+        held = fixed[b].nonzero().flatten()
+        if len(frames) == 0 or len(held) > 1:
             continue
-        first = int(frames[0])
-        free[b, first] = False
+        first = int(held[0]) if len(held) else int(frames[0])
+        coordinates[b, first] = False
         far = int(frames[(centers[b, frames] - centers[b, first]).norm(dim=-1).argmax()])
         if far != first:
-            relative = pose.relative(cameras.cam_from_world[b, first], cameras.cam_from_world[b, far])[:, 3]
-            free[b, far, 3 + int(relative.detach().abs().argmax())] = False
-    return free
+            baseline = pose.relative(poses[b, first], poses[b, far])[:, 3]
+            coordinates[b, far, 3 + int(baseline.abs().argmax())] = False
+    return coordinates
 
 
 def free_params(cameras: Cameras, free: FreeParameters, priors: CameraPriors | None) -> Bool[Tensor, "B C P"]:
-    """Camera parameters that may change: those asked for, less those known."""
+    """Camera parameters that may change: those asked for, less those known (a focal spread of zero is known)."""
     mask = torch.zeros_like(cameras.params, dtype=torch.bool)
     for c, model in enumerate(cameras.models):
         for wanted, indices in (
@@ -166,13 +261,17 @@ def free_params(cameras: Cameras, free: FreeParameters, priors: CameraPriors | N
             (free.distortion, camera_models.distortion_indices(model)),
         ):
             mask[:, c, list(indices)] = wanted
+        if priors is not None:
+            exact = priors.focal_spread[:, c] == 0
+            for index in camera_models.focal_indices(model):
+                mask[:, c, index] &= ~exact
     return mask if priors is None else mask & ~priors.known
 
 
 def _log_focal(cameras: Cameras, priors: CameraPriors | None) -> Float[Tensor, "B C"]:
     params = cameras.params if priors is None else priors.params
     focals = [camera_models.focal(model, params[:, c]) for c, model in enumerate(cameras.models)]
-    return torch.stack(focals, -1).double().log()
+    return torch.stack(focals, -1).double().clamp(min=1e-6).log()
 
 
 def _spread(cameras: Cameras, priors: CameraPriors | None) -> Float[Tensor, "B C"]:
@@ -201,43 +300,73 @@ class Linearization:
 
 def residuals(
     model: str,
-    cam_from_world: Float[Tensor, "M 3 4"],
-    params: Float[Tensor, "M P"],
+    cam_from_world: Float[Tensor, "*p 3 4"],
+    params: Float[Tensor, "*p P"],
     xyz_world: Float[Tensor, "M 3"],
     xy: Float[Tensor, "M 2"],
     whitening: Float[Tensor, "M 2 2"],
 ) -> Float[Tensor, "M 2"]:
-    """Whitened residuals, projection minus observation, of observations by cameras of one model."""
-    xyz_cam = pose.transform(cam_from_world, xyz_world)
-    projected, in_front = camera_models.project(model, params, xyz_cam)
-    residual = (whitening @ (projected - xy).unsqueeze(-1)).squeeze(-1)
-    return torch.where(in_front[:, None], residual, residual.new_full((), BEHIND_RESIDUAL / 2**0.5))
+    """Whitened residuals, projection minus observation.
+
+    Args:
+        model: of the camera.
+        cam_from_world: one pose, or one for each observation.
+        params: of one camera, or one for each observation.
+        xyz_world: point of each observation.
+        xy: observed stored pixels.
+        whitening: upper triangular.
+    """
+    xyz_cam = _in_camera(cam_from_world, xyz_world)
+    projected, in_front = camera_models.project(model, params, xyz_cam.movedim(0, -1))
+    return _whitened_error(projected, xy, in_front, whitening)
 
 
 def linearize(
     model: str,
-    cam_from_world: Float[Tensor, "M 3 4"],
-    params: Float[Tensor, "M P"],
+    cam_from_world: Float[Tensor, "*p 3 4"],
+    params: Float[Tensor, "*p P"],
     xyz_world: Float[Tensor, "M 3"],
     xy: Float[Tensor, "M 2"],
     whitening: Float[Tensor, "M 2 2"],
 ) -> Linearization:
-    """Whitened residuals as ``residuals`` gives them, with analytic derivatives."""
-    xyz_cam = pose.transform(cam_from_world, xyz_world)
-    projected, in_front, by_xyz, by_params = camera_models.project_jacobian(model, params, xyz_cam)
-    residual = (whitening @ (projected - xy).unsqueeze(-1)).squeeze(-1)
-    by_xyz = whitening @ by_xyz
-    by_rotation = -(by_xyz @ rotation.hat(xyz_cam))
+    """Whitened residuals as ``residuals`` gives them, with analytic derivatives.
+
+    In memory the results lie component by component, as ``camera.project_jacobian`` gives them.
+    """
+    xyz_cam = _in_camera(cam_from_world, xyz_world)
+    projected, in_front, by_xyz, by_params = camera_models.project_jacobian(model, params, xyz_cam.movedim(0, -1))
+    by_cam = _whitened(whitening, by_xyz)  # [2, 3, M]
+    x, y, z = xyz_cam
+    # d(exp(w) x)/dw = -hat(x), and -a^T hat(x) = x cross a
+    a, b, c = by_cam.unbind(1)
+    by_rotation = torch.stack([y * c - z * b, z * a - x * c, x * b - y * a], 1)
+    rotation_rows = cam_from_world[..., :3].movedim((-2, -1), (0, 1)).reshape(3, 3, -1)
+    by_point = a[:, None] * rotation_rows[0] + b[:, None] * rotation_rows[1] + c[:, None] * rotation_rows[2]
     return Linearization(
-        residual=torch.where(in_front[:, None], residual, residual.new_full((), BEHIND_RESIDUAL / 2**0.5)),
-        by_pose=torch.cat([by_rotation, by_xyz], -1),
-        by_params=whitening @ by_params,
-        by_point=by_xyz @ cam_from_world[..., :3],
+        residual=_whitened_error(projected, xy, in_front, whitening),
+        by_pose=torch.cat([by_rotation, by_cam], 1).movedim(-1, 0),
+        by_params=_whitened(whitening, by_params).movedim(-1, 0),
+        by_point=by_point.movedim(-1, 0),
     )
 
 
-def move_poses(cam_from_world: Float[Tensor, "S 3 4"], update: Float[Tensor, "S 6"]) -> Float[Tensor, "S 3 4"]:
+def _in_camera(cam_from_world: Tensor, xyz_world: Tensor) -> Float[Tensor, "3 M"]:
+    x, y, z = xyz_world.unbind(-1)
+    rows = [cam_from_world[..., i, :].unbind(-1) for i in range(3)]
+    return torch.stack([a * x + b * y + c * z + d for a, b, c, d in rows])
+
+
+def _whitened_error(projected: Tensor, xy: Tensor, in_front: Tensor, whitening: Tensor) -> Float[Tensor, "M 2"]:
+    error = _whitened(whitening, (projected - xy).unsqueeze(-1)).squeeze(1)
+    return torch.where(in_front, error, error.new_full((), BEHIND_RESIDUAL / 2**0.5)).mT
+
+
+def _whitened(whitening: Float[Tensor, "M 2 2"], matrix: Float[Tensor, "M 2 k"]) -> Float[Tensor, "2 k M"]:
+    first, second = matrix.movedim(0, -1)
+    return torch.stack([whitening[:, 0, 0] * first + whitening[:, 0, 1] * second, whitening[:, 1, 1] * second])
+
+
+def move_poses(cam_from_world: Float[Tensor, "*b 3 4"], update: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 3 4"]:
     """Apply updates (rotation vector, translation) on the camera's side."""
-    turn = rotation.exp(update[..., :3])
-    moved = turn @ cam_from_world
+    moved = rotation.exp(update[..., :3]) @ cam_from_world
     return torch.cat([moved[..., :3], moved[..., 3:] + update[..., 3:, None]], -1)

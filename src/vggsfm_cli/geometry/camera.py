@@ -1,8 +1,8 @@
 """COLMAP's camera models as differentiable functions: project, unproject, Jacobians.
 
-Parameters stand in COLMAP's order and may be padded with zeros at the end, so that cameras of different models share one
-tensor. Pixels have a corner origin: the centre of the top-left pixel is (0.5, 0.5). Source: COLMAP's documentation of its
-camera models; for the fisheye model, Kannala & Brandt (PAMI 2006) as OpenCV writes it.
+Parameters stand in COLMAP's order and may be padded with zeros at the end, so that cameras of different models share
+one tensor. Pixels have a corner origin: the centre of the top-left pixel is (0.5, 0.5). Source: COLMAP's documentation
+of its camera models; for the fisheye model, Kannala & Brandt (PAMI 2006) as OpenCV writes it.
 """
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor
 
 MIN_DEPTH = 1e-6
 """Points nearer to the camera's plane than this, in units of the scene, count as behind it."""
+
+MAX_SLOPE = 1e5
+"""Positions on the z = 1 plane are held below this, so that no power of them overflows, not even in float32."""
 
 PARAM_NAMES: dict[str, tuple[str, ...]] = {
     "SIMPLE_PINHOLE": ("f", "cx", "cy"),
@@ -43,67 +46,103 @@ def distortion_indices(model: str) -> tuple[int, ...]:
 
 
 def _split(model: str, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Focal lengths ``[..., 2]``, principal point ``[..., 2]`` and the distortion parameters of the model."""
-    focal = list(focal_indices(model))
-    fx_fy = params[..., focal if len(focal) > 1 else focal * 2]
-    return fx_fy, params[..., list(principal_point_indices(model))], params[..., list(distortion_indices(model))]
+    """Focal lengths ``[..., 1 or 2]``, principal point ``[..., 2]`` and distortion parameters ``[..., K]``."""
+    foci, count = len(focal_indices(model)), num_params(model)
+    return params[..., :foci], params[..., foci : foci + 2], params[..., foci + 2 : count]
 
 
-def distort(model: str, extra: Float[Tensor, "*b K"], uv: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b 2"]:
-    """Distorted position on the z = 1 plane of an ideal position there."""
-    return distort_jacobian(model, extra, uv)[0]
+def _join(*rows: list[Tensor]) -> Tensor:
+    """A vector ``[..., n]`` of one list of components, or a matrix ``[..., r, n]`` of r of them.
+
+    In memory each component is contiguous over the batch: elementwise arithmetic on components is then vectorised.
+    """
+    flat = torch.stack(torch.broadcast_tensors(*[entry for row in rows for entry in row]))
+    if len(rows) == 1:
+        return flat.movedim(0, -1)
+    return flat.reshape(len(rows), -1, *flat.shape[1:]).movedim((0, 1), (-2, -1))
 
 
-def distort_jacobian(model: str, extra: Tensor, uv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``distort``, with its derivatives with respect to ``uv`` ``[..., 2, 2]`` and ``extra`` ``[..., 2, K]``."""
-    eye = torch.eye(2, dtype=uv.dtype, device=uv.device)
-    r2 = uv.square().sum(-1, keepdim=True)
-    outer = uv.unsqueeze(-1) * uv.unsqueeze(-2)
-    if model in ("SIMPLE_PINHOLE", "PINHOLE"):
-        return uv, eye.expand(*uv.shape[:-1], 2, 2), uv.new_zeros(*uv.shape[:-1], 2, 0)
-    if model in ("SIMPLE_RADIAL", "RADIAL"):
-        powers = torch.cat([r2, r2 * r2], -1)[..., : extra.shape[-1]]
-        slopes = torch.cat([torch.ones_like(r2), 2 * r2], -1)[..., : extra.shape[-1]]
-        radial = (extra * powers).sum(-1, keepdim=True)
-        slope = (extra * slopes).sum(-1, keepdim=True)
-        by_uv = (1 + radial).unsqueeze(-1) * eye + 2 * slope.unsqueeze(-1) * outer
-        return uv * (1 + radial), by_uv, uv.unsqueeze(-1) * powers.unsqueeze(-2)
-    if model == "OPENCV":
-        k1, k2, p1, p2 = extra.unsqueeze(-1).unbind(-2)
-        u, v = uv.unsqueeze(-1).unbind(-2)
-        radial, slope = k1 * r2 + k2 * r2 * r2, k1 + 2 * k2 * r2
-        tangential = torch.cat([2 * p1 * u * v + p2 * (r2 + 2 * u * u), 2 * p2 * u * v + p1 * (r2 + 2 * v * v)], -1)
-        cross = 2 * p1 * u + 2 * p2 * v
-        by_tangential = torch.stack(
-            [torch.cat([2 * p1 * v + 6 * p2 * u, cross], -1), torch.cat([cross, 6 * p1 * v + 2 * p2 * u], -1)], -2
-        )
-        by_uv = (1 + radial).unsqueeze(-1) * eye + 2 * slope.unsqueeze(-1) * outer + by_tangential
-        by_k = uv.unsqueeze(-1) * torch.cat([r2, r2 * r2], -1).unsqueeze(-2)
-        by_p = torch.stack(
-            [torch.cat([2 * u * v, r2 + 2 * u * u], -1), torch.cat([r2 + 2 * v * v, 2 * u * v], -1)], -2
-        )
-        return uv * (1 + radial) + tangential, by_uv, torch.cat([by_k, by_p], -1)
-    return _fisheye_jacobian(extra, uv, r2, outer, eye)
+def _radial(model: str, extra: tuple[Tensor, ...], r2: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Factor by which a model stretches a position at squared radius ``r2``, less one.
+
+    Returns:
+        stretch: the factor less one.
+        slope: its derivative with respect to ``r2``.
+        by_extra: its derivatives with respect to the radial parameters.
+    """
+    if model == "OPENCV_FISHEYE":
+        return _fisheye_radial(extra, r2)
+    if model == "SIMPLE_RADIAL":
+        return extra[0] * r2, extra[0], [r2]
+    r4 = r2 * r2
+    return extra[0] * r2 + extra[1] * r4, extra[0] + 2 * extra[1] * r2, [r2, r4]
 
 
-def _fisheye_jacobian(
-    extra: Tensor, uv: Tensor, r2: Tensor, outer: Tensor, eye: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    tiny = r2 < 1e-12  # noqa: PLR2004
+def _fisheye_radial(extra: tuple[Tensor, ...], r2: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    tiny = r2 < 1e-12
     safe = torch.where(tiny, torch.ones_like(r2), r2)
     r = safe.sqrt()
     theta = torch.atan(r)
-    t2 = theta * theta
-    powers = torch.cat([t2, t2**2, t2**3, t2**4], -1)
-    odd = torch.arange(3, 10, 2, dtype=uv.dtype, device=uv.device)
-    theta_d = theta * (1 + (extra * powers).sum(-1, keepdim=True))
-    slope = 1 + (extra * odd * powers).sum(-1, keepdim=True)
-    scale = torch.where(tiny, torch.ones_like(r), theta_d / r)
-    # d(scale)/d(r^2) = (slope / (1 + r^2) - scale) / (2 r^2)
-    change = torch.where(tiny, torch.zeros_like(r), (slope / (1 + safe) - theta_d / r) / safe)
-    by_uv = scale.unsqueeze(-1) * eye + change.unsqueeze(-1) * outer
-    by_k = uv.unsqueeze(-1) * torch.where(tiny, torch.zeros_like(powers), theta / r * powers).unsqueeze(-2)
-    return uv * scale, by_uv, by_k
+    angle = torch.where(tiny, torch.ones_like(r), theta / r)
+    distorted, slope, by_extra, power = angle, torch.ones_like(r), [], torch.ones_like(r)
+    for i, k in enumerate(extra):
+        power = power * theta * theta
+        by_extra.append(torch.where(tiny, torch.zeros_like(r), angle * power))
+        distorted = distorted + k * by_extra[-1]
+        slope = slope + (2 * i + 3) * k * power
+    # d(theta_d / r) / d(r^2) = (d theta_d / d theta / (1 + r^2) - theta_d / r) / (2 r^2); at the axis k1 - 1/3
+    change = torch.where(tiny, extra[0] - 1 / 3, (slope / (1 + safe) - distorted) / (2 * safe))
+    return distorted - 1, change, by_extra
+
+
+def distort(model: str, extra: Float[Tensor, "*k K"], uv: Float[Tensor, "*b 2"]) -> Float[Tensor, "*r 2"]:
+    """Distorted position on the z = 1 plane of an ideal position there; batch axes broadcast."""
+    if extra.shape[-1] == 0:
+        return uv
+    u, v = uv.unbind(-1)
+    k = extra.unbind(-1)
+    r2 = u * u + v * v
+    stretch, _, _ = _radial(model, k, r2)
+    x, y = u + u * stretch, v + v * stretch
+    if model == "OPENCV":
+        p1, p2 = k[2:]
+        x = x + 2 * p1 * u * v + p2 * (r2 + 2 * u * u)
+        y = y + 2 * p2 * u * v + p1 * (r2 + 2 * v * v)
+    return _join([x, y])
+
+
+def distort_jacobian(
+    model: str, extra: Float[Tensor, "*k K"], uv: Float[Tensor, "*b 2"]
+) -> tuple[Float[Tensor, "*r 2"], Float[Tensor, "*r 2 2"], Float[Tensor, "*r 2 K"]]:
+    """As ``distort``, with its derivatives with respect to ``uv`` and to the distortion parameters."""
+    uv = uv.expand(*torch.broadcast_shapes(uv.shape[:-1], extra.shape[:-1]), 2)
+    u, v = uv.unbind(-1)
+    one = torch.ones_like(u)
+    if extra.shape[-1] == 0:
+        return uv, _join([one, 0 * one], [0 * one, one]), uv.new_zeros(*uv.shape, 0)
+    k = extra.unbind(-1)
+    r2 = u * u + v * v
+    stretch, slope, by_radial = _radial(model, k, r2)
+    x, y = u + u * stretch, v + v * stretch
+    x_by_u, x_by_v, y_by_v = 1 + stretch + 2 * slope * u * u, 2 * slope * u * v, 1 + stretch + 2 * slope * v * v
+    x_by_extra, y_by_extra = [u * power for power in by_radial], [v * power for power in by_radial]
+    if model == "OPENCV":
+        p1, p2 = k[2:]
+        mixed, across, along = 2 * u * v, r2 + 2 * u * u, r2 + 2 * v * v
+        x, y = x + p1 * mixed + p2 * across, y + p2 * mixed + p1 * along
+        x_by_u, y_by_v = x_by_u + 2 * p1 * v + 6 * p2 * u, y_by_v + 6 * p1 * v + 2 * p2 * u
+        x_by_v = x_by_v + 2 * p1 * u + 2 * p2 * v
+        x_by_extra, y_by_extra = [*x_by_extra, mixed, across], [*y_by_extra, along, mixed]
+    return _join([x, y]), _join([x_by_u, x_by_v], [x_by_v, y_by_v]), _join(x_by_extra, y_by_extra)
+
+
+def _perspective(xyz_cam: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Position on the z = 1 plane, held in ``MAX_SLOPE``; inverse depth; in front; in front and not held."""
+    in_front = xyz_cam[..., 2] > MIN_DEPTH
+    inverse_depth = 1 / torch.where(in_front, xyz_cam[..., 2], torch.ones_like(xyz_cam[..., 2]))
+    uv = xyz_cam[..., :2] * inverse_depth.unsqueeze(-1)
+    held = uv.clamp(-MAX_SLOPE, MAX_SLOPE)
+    return held, inverse_depth, in_front, in_front & (held == uv).all(-1)
 
 
 def project(
@@ -115,78 +154,102 @@ def project(
         xy: pixels, corner origin; finite everywhere, meaningless where ``in_front`` is False.
         in_front: depth above ``MIN_DEPTH``.
     """
-    in_front = xyz_cam[..., 2] > MIN_DEPTH
-    uv = xyz_cam[..., :2] / torch.where(in_front, xyz_cam[..., 2], torch.ones_like(xyz_cam[..., 2])).unsqueeze(-1)
+    uv, _, in_front, _ = _perspective(xyz_cam)
     focal, principal_point, extra = _split(model, params)
-    shape = torch.broadcast_shapes(uv.shape[:-1], extra.shape[:-1])
-    xy = focal * distort(model, extra.expand(*shape, -1), uv.expand(*shape, 2)) + principal_point
-    return xy, in_front.expand(shape)
+    xy = focal * distort(model, extra, uv) + principal_point
+    return xy, in_front.expand(xy.shape[:-1])
 
 
 def project_jacobian(
-    model: str, params: Float[Tensor, "*b P"], xyz_cam: Float[Tensor, "*b 3"]
-) -> tuple[Float[Tensor, "*b 2"], Bool[Tensor, "*b"], Float[Tensor, "*b 2 3"], Float[Tensor, "*b 2 P"]]:
-    """As ``project``, with derivatives with respect to the point and the parameters (zero where not in front)."""
-    in_front = xyz_cam[..., 2] > MIN_DEPTH
-    inverse_depth = 1 / torch.where(in_front, xyz_cam[..., 2], torch.ones_like(xyz_cam[..., 2])).unsqueeze(-1)
-    uv = xyz_cam[..., :2] * inverse_depth
+    model: str, params: Float[Tensor, "*p P"], xyz_cam: Float[Tensor, "*b 3"]
+) -> tuple[Float[Tensor, "*r 2"], Bool[Tensor, "*r"], Float[Tensor, "*r 2 3"], Float[Tensor, "*r 2 P"]]:
+    """As ``project``, with derivatives with respect to the point and the parameters.
+
+    Returns:
+        xy: as ``project`` gives it.
+        in_front: as ``project`` gives it.
+        by_xyz: derivative with respect to the point; zero where not in front.
+        by_params: derivative with respect to the parameters; zero where not in front and for padding.
+    """
+    uv, inverse_depth, in_front, regular = _perspective(xyz_cam)
     focal, principal_point, extra = _split(model, params)
     distorted, by_uv, by_extra = distort_jacobian(model, extra, uv)
-    eye = torch.eye(2, dtype=uv.dtype, device=uv.device).expand(*uv.shape[:-1], 2, 2)
-    by_focal_uv = focal.unsqueeze(-1) * by_uv * inverse_depth.unsqueeze(-1)
-    by_point = torch.cat([by_focal_uv, -(by_focal_uv @ uv.unsqueeze(-1))], -1)
-    by_focal = distorted.unsqueeze(-1) * eye if len(focal_indices(model)) > 1 else distorted.unsqueeze(-1)
-    by_params = torch.cat([by_focal, eye, focal.unsqueeze(-1) * by_extra], -1)
-    padding = by_params.new_zeros(*by_params.shape[:-1], params.shape[-1] - by_params.shape[-1])
-    keep = in_front[..., None, None]
-    return (
-        focal * distorted + principal_point,
-        in_front,
-        by_point * keep,
-        torch.cat([by_params, padding], -1) * keep,
+    u, v = uv.unbind(-1)
+    x, y = distorted.unbind(-1)
+    keep = regular.to(x.dtype)
+    fx, fy = focal.expand(*focal.shape[:-1], 2).unbind(-1)
+    scale_x, scale_y = fx * inverse_depth * keep, fy * inverse_depth * keep
+    x_by_x, x_by_y = scale_x * by_uv[..., 0, 0], scale_x * by_uv[..., 0, 1]
+    y_by_x, y_by_y = scale_y * by_uv[..., 1, 0], scale_y * by_uv[..., 1, 1]
+    by_xyz = _join([x_by_x, x_by_y, -(x_by_x * u + x_by_y * v)], [y_by_x, y_by_y, -(y_by_x * u + y_by_y * v)])
+    keep = keep.expand(torch.broadcast_shapes(x.shape, fx.shape))
+    zero = torch.zeros_like(keep)
+    first = [x * keep] if focal.shape[-1] == 1 else [x * keep, zero]
+    second = [y * keep] if focal.shape[-1] == 1 else [zero, y * keep]
+    padding = [zero] * (params.shape[-1] - num_params(model))
+    by_params = _join(
+        [*first, keep, zero, *(fx * keep * d for d in by_extra[..., 0, :].unbind(-1)), *padding],
+        [*second, zero, keep, *(fy * keep * d for d in by_extra[..., 1, :].unbind(-1)), *padding],
     )
+    return focal * distorted + principal_point, in_front.expand(keep.shape), by_xyz, by_params
 
 
 def unproject(
-    model: str, params: Float[Tensor, "*p P"], xy: Float[Tensor, "*b 2"], iterations: int = 10
+    model: str, params: Float[Tensor, "*p P"], xy: Float[Tensor, "*b 2"], iterations: int = 12
 ) -> Float[Tensor, "*r 2"]:
-    """Ideal positions on the z = 1 plane of pixels, by Newton's method on the distortion.
+    """Ideal positions on the z = 1 plane of pixels, by Newton's method on the distortion; batch axes broadcast.
 
-    Differentiable: the last Newton step is taken with the graph, the ones before it without.
+    Differentiable: the last Newton step is taken with the graph, the ones before it without. Finite everywhere; a
+    pixel that no point is mapped to (beyond the fold of a negative radial term, or 90 degrees off a fisheye's axis)
+    gives some position far out.
     """
     focal, principal_point, extra = _split(model, params)
     target = (xy - principal_point) / focal
     if extra.shape[-1] == 0:
         return target
-    extra = extra.expand(*target.shape[:-1], extra.shape[-1])
     with torch.no_grad():
-        uv = target.clone()
+        uv = _fisheye_start(extra, target) if model == "OPENCV_FISHEYE" else target.clone()
         for _ in range(iterations):
-            uv = uv - _newton_step(model, extra, uv, target)
+            step = _newton_step(model, extra, uv, target)
+            limit = 0.5 * (1 + uv.norm(dim=-1, keepdim=True))
+            uv = uv - step * (limit / step.norm(dim=-1, keepdim=True).clamp(min=1e-12)).clamp(max=1)
     return uv - _newton_step(model, extra, uv, target)
+
+
+def _fisheye_start(extra: Tensor, target: Tensor) -> Tensor:
+    """Newton's method on the angle alone, which unlike its tangent stays small."""
+    distorted = target.norm(dim=-1)
+    theta = distorted.clamp(max=1.5)
+    for _ in range(10):
+        value, slope, power = theta, torch.ones_like(theta), torch.ones_like(theta)
+        for i, k in enumerate(extra.unbind(-1)):
+            power = power * theta * theta
+            value, slope = value + k * power * theta, slope + (2 * i + 3) * k * power
+        theta = (theta - (value - distorted) / slope.clamp(min=1e-2)).clamp(0, 1.57)
+    return target * (theta.tan() / distorted.clamp(min=1e-9)).unsqueeze(-1)
 
 
 def _newton_step(model: str, extra: Tensor, uv: Tensor, target: Tensor) -> Tensor:
     distorted, by_uv, _ = distort_jacobian(model, extra, uv)
-    error = distorted - target
+    e, f = (distorted - target).unbind(-1)
     a, b, c, d = by_uv[..., 0, 0], by_uv[..., 0, 1], by_uv[..., 1, 0], by_uv[..., 1, 1]
     determinant = a * d - b * c
-    determinant = torch.where(determinant.abs() < 1e-3, torch.ones_like(determinant), determinant)  # noqa: PLR2004
-    e, f = error.unbind(-1)
-    return torch.stack([d * e - b * f, a * f - c * e], -1) / determinant.unsqueeze(-1)
+    determinant = torch.where(determinant.abs() < 1e-6, torch.ones_like(determinant), determinant)
+    return _join([(d * e - b * f) / determinant, (a * f - c * e) / determinant])
 
 
 def calibration_matrix(model: str, params: Float[Tensor, "*b P"]) -> Float[Tensor, "*b 3 3"]:
     """The matrix ``K`` of a camera, without its distortion."""
     focal, principal_point, _ = _split(model, params)
-    zero, one = torch.zeros_like(focal[..., 0]), torch.ones_like(focal[..., 0])
-    rows = [focal[..., 0], zero, principal_point[..., 0], zero, focal[..., 1], principal_point[..., 1], zero, zero, one]
-    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+    fx, fy = focal.expand(*focal.shape[:-1], 2).unbind(-1)
+    cx, cy = principal_point.unbind(-1)
+    zero, one = torch.zeros_like(fx), torch.ones_like(fx)
+    return torch.stack([fx, zero, cx, zero, fy, cy, zero, zero, one], -1).reshape(*fx.shape, 3, 3)
 
 
 def focal(model: str, params: Float[Tensor, "*b P"]) -> Float[Tensor, "*b"]:
     """Mean focal length in pixels."""
-    return params[..., list(focal_indices(model))].mean(-1)
+    return params[..., : len(focal_indices(model))].mean(-1)
 
 
 def from_focal(model: str, focal: float, width: int, height: int) -> Float[Tensor, " P"]:

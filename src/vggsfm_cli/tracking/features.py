@@ -65,6 +65,7 @@ class XFeatEncoder(nn.Module):
         variance = ((grey - mean).square() * inside).sum() / count
         normalised = (grey - mean) * inside / (variance + 1e-5).sqrt()
         descriptors, logits, reliability = self.net(normalised[None, None])
+        descriptors, logits, reliability = descriptors.float(), logits.float(), reliability.float()
         usable = functional.avg_pool2d(inside[None, None], STRIDE)[0, 0] > 0.5  # noqa: PLR2004
         descriptors = functional.normalize(descriptors[0], dim=0) * usable
         score = functional.pixel_shuffle(logits.softmax(1)[:, :-1], STRIDE)

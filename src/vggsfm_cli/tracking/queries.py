@@ -13,7 +13,7 @@ from vggsfm_cli.tracking.features import FeatureMaps, select_keypoints
 class QueryConfig:
     """Settings of the choice of queries."""
 
-    points_per_frame: int = 2048  # queries a frame starts, new and carried on
+    points_per_frame: int = 1024  # queries a frame starts, new and carried on
     min_new_share: float = 0.5  # of them that may be new even when tracks to carry on would fill the frame
     nms_radius_px: int = 2  # network pixels
     min_score: float = 0.01

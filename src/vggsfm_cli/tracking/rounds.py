@@ -73,9 +73,17 @@ def track_in_rounds(
     tracker: PointTracker,
     images: ImageSet,
     config: RoundsConfig,
+    precision: torch.dtype = torch.float32,
     progress: ProgressCallback = silent,
 ) -> Tracks:
     """Tracks through one scene (B = 1), started from as many frames as it takes.
+
+    Args:
+        tracker: stage 1.
+        images: the scene.
+        config: policy.
+        precision: of the feature network; everything else is float32.
+        progress: told what is done.
 
     Raises:
         ValueError: more than one scene.
@@ -84,7 +92,8 @@ def track_in_rounds(
         raise ValueError("track_in_rounds takes one scene at a time")
     frames = int(images.frame_valid[0].sum())
     progress(Progress(stage="features", done=0, total=frames))
-    features: FeatureMaps = tracker.encode(images)
+    with torch.autocast(images.pixels.device.type, dtype=precision, enabled=precision != torch.float32):
+        features: FeatureMaps = tracker.encode(images)
     progress(Progress(stage="features", done=frames, total=frames))
     rounds = min(frames, config.max_query_frames)
     remaining = set(images.frame_valid[0].nonzero().flatten().tolist())

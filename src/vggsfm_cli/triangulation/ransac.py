@@ -92,7 +92,7 @@ class RansacTriangulator(Triangulator):
         self, cameras: Cameras, tracks: Tracks, max_error_px: Float[Tensor, " S"]
     ) -> tuple[Float[Tensor, "N 3"], Bool[Tensor, " N"]]:
         seen = (tracks.visible(self.config.min_visibility) & cameras.registered[..., None])[0]
-        xy = cameras.unproject(tracks.xy.to(torch.float64))[0]
+        xy = _unproject_seen(cameras, tracks, seen)
         poses = cameras.cam_from_world[0].to(torch.float64)
         max_error = max_error_px / frame_focal(cameras)[0].to(torch.float64)
         xyz = poses.new_zeros(seen.shape[1], 3)
@@ -174,11 +174,25 @@ class RansacTriangulator(Triangulator):
         rays = rays.squeeze(-2) / rays.squeeze(-2).norm(dim=-1, keepdim=True)
         chord = (rays[:, first] - rays[:, second]).norm(dim=-1)
         both = views.seen[:, first] & views.seen[:, second]
-        order = torch.where(both, chord, -torch.ones_like(chord)).argsort(-1, descending=True, stable=True)
+        order = torch.where(both, chord, -torch.ones_like(chord)).argsort(dim=-1, descending=True, stable=True)
         half = ((both.sum(-1, keepdim=True) + 1) // 2).clamp_min(1)
         steps = torch.linspace(0, 1, self.config.max_pairs, dtype=views.xy.dtype, device=views.xy.device)
         taken = order.gather(-1, (steps * (half - 1)).round().long())
         return first[taken], second[taken]
+
+
+def _unproject_seen(cameras: Cameras, tracks: Tracks, seen: Bool[Tensor, "S N"]) -> Float[Tensor, "S N 2"]:
+    """Positions on the z = 1 plane where ``seen``, zero elsewhere: distortion is costly to undo."""
+    params = cameras.frame_params[0].to(torch.float64)
+    index = cameras.camera_index[0]
+    out = tracks.xy.new_zeros(*seen.shape, 2, dtype=torch.float64)
+    for model in sorted(set(cameras.models)):
+        of_model = torch.tensor([name == model for name in cameras.models], device=index.device)[index]
+        frame, track = (seen & of_model[:, None]).nonzero(as_tuple=True)
+        if frame.numel():
+            xy = camera_models.unproject(model, params[frame], tracks.xy[0, frame, track].to(torch.float64))
+            out = out.index_put((frame, track), xy)
+    return out
 
 
 def frame_focal(cameras: Cameras) -> Float[Tensor, "B S"]:

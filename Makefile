@@ -1,0 +1,55 @@
+# make demo   reconstruct the example scene; needs Python >= 3.11 and nothing else
+# make test   install what the tests need, and run them
+# make check  lint, format, types, direction of imports
+# make bench  reconstruct the scenes in $VGGSFM_BENCH and compare them with their truth
+
+# The pin keeps pip from fetching a newer torch with gigabytes of CUDA libraries; TORCH= takes any.
+TORCH ?= 2.13.0
+THESEUS := theseus-ai==0.2.3 torchlie==0.1.0 torchkin==0.1.1
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PINS := $(if $(TORCH),torch==$(TORCH))
+
+.PHONY: setup demo test check bench clean
+
+setup: $(VENV)/.test $(VENV)/.dev
+
+demo: $(VENV)/.package
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.test $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/test_architecture.py
+
+bench: $(VENV)/.package
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf build dist demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python >= 3.11 with venv is needed; name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.package: pyproject.toml | $(BIN)/python
+	$(PIP) --editable . $(PINS)
+	@touch $@
+
+$(VENV)/.test: Makefile $(VENV)/.package
+	$(PIP) --editable '.[test,theseus]' $(PINS) setuptools wheel
+	$(PIP) --no-build-isolation --no-deps $(THESEUS)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.package
+	$(PIP) --editable '.[dev]' $(PINS)
+	@touch $@

@@ -1,0 +1,71 @@
+"""Structure from motion in torch: images become tracks, tracks become cameras and points, written as COLMAP.
+
+    images = read_images("photos/")
+    model = load_model("small")
+    reconstructions = reconstruct(images, model)
+    write_colmap(reconstructions, "sparse/")
+
+Names are imported when first used, so that ``import vggsfm_cli`` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vggsfm_cli.checkpoints import load_model
+    from vggsfm_cli.colmap.files import read_colmap, write_colmap
+    from vggsfm_cli.errors import VGGSfMError
+    from vggsfm_cli.io.images import read_images
+    from vggsfm_cli.pipeline import ReconstructOptions, reconstruct
+    from vggsfm_cli.scene import (
+        CameraPriors,
+        Cameras,
+        ImageSet,
+        Points,
+        Progress,
+        Queries,
+        Reconstruction,
+        Tracks,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CameraPriors",
+    "Cameras",
+    "ImageSet",
+    "Points",
+    "Progress",
+    "Queries",
+    "ReconstructOptions",
+    "Reconstruction",
+    "Tracks",
+    "VGGSfMError",
+    "load_model",
+    "read_colmap",
+    "read_images",
+    "reconstruct",
+    "write_colmap",
+]
+
+_ROOMS = {
+    "load_model": "checkpoints",
+    "read_colmap": "colmap.files",
+    "write_colmap": "colmap.files",
+    "VGGSfMError": "errors",
+    "read_images": "io.images",
+    "reconstruct": "pipeline",
+    "ReconstructOptions": "pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_ROOMS.get(name, 'scene')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,52 @@
+"""The command ``vggsfm``. Nothing heavy is imported before a command runs."""
+
+from typing import Annotated
+
+import typer
+
+from vggsfm_cli import __version__
+from vggsfm_cli.cli.doctor import doctor
+from vggsfm_cli.cli.failures import EXIT_CODE_HELP, explained
+from vggsfm_cli.cli.inspect import inspect
+from vggsfm_cli.cli.reconstruct import reconstruct
+
+app = typer.Typer(
+    name="vggsfm",
+    help="Structure from motion: photographs in, a COLMAP model out.",
+    epilog=EXIT_CODE_HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help is read in half the time, by people and by the machine
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def version() -> None:
+    """Print the version.
+
+    Example: vggsfm version
+    """
+    print(f"vggsfm {__version__}")  # noqa: T201
+
+
+def _print_version(asked: bool) -> bool:
+    if asked:
+        version()
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    del show_version
+
+
+app.command(epilog=EXIT_CODE_HELP)(explained(reconstruct))
+app.command()(explained(inspect))
+app.command()(explained(doctor))
+app.command()(version)

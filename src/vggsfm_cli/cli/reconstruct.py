@@ -1,0 +1,137 @@
+"""``vggsfm reconstruct``: a folder of photographs becomes a folder of COLMAP models."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vggsfm_cli.cli.choices import CameraMode, CameraModel, Device, Precision
+from vggsfm_cli.cli.console import StageProgress, console, set_up_logging
+
+if TYPE_CHECKING:
+    import torch
+
+
+def reconstruct(
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder with the photographs of one scene.")],
+    out: Annotated[Path, typer.Option(help="Folder to create; models go to DIR/0, DIR/1, ...", metavar="DIR")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result in DIR.")] = False,
+    legacy_colmap: Annotated[
+        bool, typer.Option("--legacy-colmap", help="Leave out rigs.bin and frames.bin, for older readers.")
+    ] = False,
+    camera_model: Annotated[CameraModel, typer.Option(help="COLMAP's camera model.")] = "SIMPLE_RADIAL",
+    camera_mode: Annotated[
+        CameraMode, typer.Option(help="Which images share a camera; auto goes by size and EXIF.")
+    ] = "auto",
+    model: Annotated[str, typer.Option(help="Name or folder of the weights.")] = "small",
+    seed: Annotated[int, typer.Option(help="Of all random choices; equal seeds give equal results.", min=0)] = 0,
+    device: Annotated[Device, typer.Option(help="Where the networks run.")] = "auto",
+    precision: Annotated[
+        Precision, typer.Option(help="Of the networks; geometry is always float32 or more.")
+    ] = "float32",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; all cores if not given.", min=1)] = None,
+    min_registered: Annotated[
+        int, typer.Option(help="Exit with 5 if the largest model has fewer images than this.", min=0)
+    ] = 0,
+    overview: Annotated[bool, typer.Option("--overview/--no-overview", help="Draw DIR/overview.png.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")] = False,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.")] = 0,
+) -> None:
+    """Reconstruct cameras and points from photographs.
+
+    Writes COLMAP models, overview.png and report.json into DIR, all at once or not at all.
+
+    Example: vggsfm reconstruct photos/ --out sparse/
+    """
+    set_up_logging(verbose, quiet)
+    import torch
+
+    from vggsfm_cli.checkpoints import load_model
+    from vggsfm_cli.colmap.files import check_writable, write_colmap
+    from vggsfm_cli.errors import TooFewRegistered
+    from vggsfm_cli.io.images import read_images
+    from vggsfm_cli.pipeline import ReconstructOptions
+    from vggsfm_cli.pipeline import reconstruct as run_pipeline
+    from vggsfm_cli.report import StageClock, build_report
+    from vggsfm_cli.visualization import save_overview
+
+    check_writable(out, overwrite=overwrite)
+    chosen_device = choose_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    clock = StageClock()
+    with StageProgress(quiet).drawing() as progress:
+        with clock.stage("images"):
+            photographs = read_images(images, camera_mode=camera_mode, camera_model=camera_model, progress=progress)
+        with clock.stage("weights"):
+            networks = load_model(model, chosen_device)
+        options = ReconstructOptions(seed=seed, precision=precision)
+        models = run_pipeline(photographs.to(chosen_device), networks, options, progress=progress)
+
+    chosen = {
+        "images": str(images),
+        "model": model,
+        "camera_model": camera_model,
+        "camera_mode": camera_mode,
+        "device": str(chosen_device),
+        "precision": precision,
+        "threads": threads,
+        "legacy_colmap": legacy_colmap,
+    }
+    report: dict[str, Any] = {}
+
+    def add_extras(folder: Path) -> None:
+        if overview:
+            with clock.stage("overview"):
+                save_overview(models[0], folder / "overview.png")
+        report.update(build_report(photographs, models, options=chosen, seed=seed, clock=clock))
+        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+
+    write_colmap(models, out, overwrite=overwrite, legacy=legacy_colmap, extras=add_extras)
+    if as_json:
+        print(json.dumps(report, indent=2))  # noqa: T201
+    else:
+        print_summary(report, out)
+    registered = len(models[0].names)
+    if registered < min_registered:
+        raise TooFewRegistered(
+            f"{registered} images registered, fewer than --min-registered {min_registered}.",
+            f"The model is in {str(out)!r}; report.json says why images are missing.",
+        )
+
+
+def choose_device(device: str) -> "torch.device":
+    """The device a user means.
+
+    Raises:
+        UsageError: ``cuda`` on a machine where torch finds none.
+    """
+    import torch
+
+    from vggsfm_cli.errors import UsageError
+
+    found = torch.cuda.is_available()
+    if device == "cuda" and not found:
+        raise UsageError("torch finds no CUDA device.", "Use --device cpu, or run `vggsfm doctor`.")
+    return torch.device("cuda" if device == "cuda" or (device == "auto" and found) else "cpu")
+
+
+def print_summary(report: dict[str, Any], out: Path) -> None:
+    """The result in a few lines on stdout."""
+    paper = console(sys.stdout)
+    registered = sum(image["registered"] for image in report["images"])
+    paper.print(f"{registered} of {len(report['images'])} images registered in {report['seconds']:.1f} s", markup=False)
+    for i, model in enumerate(report["models"]):
+        error = model["mean_reprojection_error_px"]
+        paper.print(
+            f"{out / str(i)}: {model['images']} images, {model['points']} points, "
+            f"mean track length {model['mean_track_length']:.2f}, "
+            f"mean reprojection error {'unknown' if error is None else f'{error:.3f} px'}",
+            markup=False,
+        )
+    for image in report["images"]:
+        if not image["registered"]:
+            paper.print(f"not registered: {image['name']} ({image['reason']})", markup=False)

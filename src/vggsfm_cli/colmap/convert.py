@@ -1,0 +1,132 @@
+"""A ``Reconstruction`` and pycolmap's, in memory. COLMAP counts from 1: camera c is c + 1, and so on for all ids."""
+
+import numpy as np
+import pycolmap
+import torch
+from jaxtyping import Float, Int
+
+from vggsfm_cli.scene import Cameras, Reconstruction
+
+MIN_TRACK_LENGTH = 2
+
+
+def to_pycolmap(reconstruction: Reconstruction) -> pycolmap.Reconstruction:
+    """The same model for pycolmap: every camera its own rig, every image its own frame.
+
+    The 2D points of an image are exactly its observations, in their order. Points seen in fewer than two frames are
+    left out with their observations; ids of the others are consecutive.
+    """
+    model = pycolmap.Reconstruction()
+    _add_cameras(model, reconstruction)
+    frame, xy, point = _usable_observations(reconstruction)
+    order = np.argsort(frame, kind="stable")
+    bounds = np.searchsorted(frame[order], np.arange(len(reconstruction.names) + 1))
+    poses = reconstruction.cameras.cam_from_world[0].detach().cpu().double().numpy()
+    camera_index = reconstruction.cameras.camera_index[0].tolist()
+    for s, name in enumerate(reconstruction.names):
+        keypoints = xy[order[bounds[s] : bounds[s + 1]]]
+        image = pycolmap.Image(name=name, keypoints=keypoints, camera_id=camera_index[s] + 1, image_id=s + 1)
+        model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(np.ascontiguousarray(poses[s])))
+    index_in_image = np.empty(len(frame), dtype=np.int64)
+    index_in_image[order] = np.arange(len(frame)) - bounds[frame[order]]
+    _add_points(model, reconstruction, frame, point, index_in_image)
+    return model
+
+
+def _add_cameras(model: pycolmap.Reconstruction, reconstruction: Reconstruction) -> None:
+    cameras = reconstruction.cameras
+    params = cameras.params[0].detach().cpu().double().numpy()
+    index = cameras.camera_index[0].tolist()
+    for c, name in enumerate(cameras.models):
+        if c not in index:
+            continue
+        width, height = reconstruction.sizes[index.index(c)].tolist()
+        camera = pycolmap.Camera.create_from_model_name(c + 1, name, 1.0, width, height)
+        camera.params = params[c, : len(camera.params)].tolist()
+        model.add_camera_with_trivial_rig(camera)
+
+
+def _usable_observations(
+    reconstruction: Reconstruction,
+) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, "m 2"], Int[np.ndarray, " m"]]:
+    """Frame, position and point of the observations whose point is seen in two frames or more."""
+    frame = reconstruction.frame.cpu().numpy()
+    point = reconstruction.point.cpu().numpy()
+    xy = reconstruction.xy.detach().cpu().double().numpy()
+    seen = np.unique(np.stack([point, frame], 1), axis=0)[:, 0]
+    keep = np.bincount(seen, minlength=len(reconstruction.xyz_world))[point] >= MIN_TRACK_LENGTH
+    return frame[keep], xy[keep], point[keep]
+
+
+def _add_points(
+    model: pycolmap.Reconstruction,
+    reconstruction: Reconstruction,
+    frame: Int[np.ndarray, " m"],
+    point: Int[np.ndarray, " m"],
+    index_in_image: Int[np.ndarray, " m"],
+) -> None:
+    order = np.argsort(point, kind="stable")
+    elements = [
+        pycolmap.TrackElement(image_id, point2D_idx)
+        for image_id, point2D_idx in zip((frame[order] + 1).tolist(), index_in_image[order].tolist(), strict=True)
+    ]
+    points, starts = np.unique(point[order], return_index=True)
+    ends = [*starts.tolist()[1:], len(elements)]
+    xyz = reconstruction.xyz_world.detach().cpu().double().numpy()[points]
+    color = (reconstruction.color.detach().cpu().double().numpy()[points] * 255).round().clip(0, 255).astype(np.uint8)
+    error = reconstruction.error_px.detach().cpu().double().numpy()[points]
+    for n, (start, end) in enumerate(zip(starts.tolist(), ends, strict=True)):
+        point_id = model.add_point3D(xyz[n], pycolmap.Track(elements[start:end]), color[n])
+        model.points3D[point_id].error = error[n]
+
+
+def from_pycolmap(model: pycolmap.Reconstruction) -> Reconstruction:
+    """The registered images of a pycolmap model, their cameras, and the points with their observations.
+
+    2D points without a 3D point are left out; so are images without a pose.
+    """
+    images = [model.images[i] for i in sorted(model.reg_image_ids())]
+    camera_ids = sorted({image.camera_id for image in images})
+    camera_row = {camera_id: c for c, camera_id in enumerate(camera_ids)}
+    cameras = [model.cameras[camera_id] for camera_id in camera_ids]
+    params = np.zeros((len(cameras), max((len(camera.params) for camera in cameras), default=0)))
+    for row, camera in zip(params, cameras, strict=True):
+        row[: len(camera.params)] = camera.params
+    poses = [image.cam_from_world().matrix() for image in images]
+    point_ids = np.array(sorted(model.points3D), dtype=np.int64)
+    points = [model.points3D[int(i)] for i in point_ids]
+    frame, xy, point = _observations(images, point_ids)
+    return Reconstruction(
+        cameras=Cameras(
+            cam_from_world=torch.from_numpy(np.array(poses).reshape(1, -1, 3, 4)),
+            models=tuple(camera.model_name for camera in cameras),
+            params=torch.from_numpy(params)[None],
+            camera_index=torch.tensor([camera_row[image.camera_id] for image in images], dtype=torch.long)[None],
+            registered=torch.ones(1, len(images), dtype=torch.bool),
+        ),
+        names=tuple(image.name for image in images),
+        sizes=torch.tensor(
+            [(model.cameras[image.camera_id].width, model.cameras[image.camera_id].height) for image in images]
+        ).reshape(-1, 2),
+        xyz_world=torch.from_numpy(np.array([p.xyz for p in points], dtype=np.float64).reshape(-1, 3)),
+        color=torch.from_numpy(np.array([p.color for p in points], dtype=np.float64).reshape(-1, 3) / 255),
+        error_px=torch.from_numpy(np.array([p.error for p in points], dtype=np.float64)),
+        frame=torch.from_numpy(frame),
+        point=torch.from_numpy(point),
+        xy=torch.from_numpy(xy),
+    )
+
+
+def _observations(
+    images: list[pycolmap.Image], point_ids: Int[np.ndarray, " n"]
+) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, "m 2"], Int[np.ndarray, " m"]]:
+    frame, xy, point_id = [], [], []
+    for s, image in enumerate(images):
+        seen = image.get_observation_points2D()
+        frame.append(np.full(len(seen), s, dtype=np.int64))
+        xy.append(np.array([p.xy for p in seen], dtype=np.float64).reshape(-1, 2))
+        point_id.append(np.array([p.point3D_id for p in seen], dtype=np.int64))
+    if not images:
+        return np.zeros(0, dtype=np.int64), np.zeros((0, 2)), np.zeros(0, dtype=np.int64)
+    point = np.searchsorted(point_ids, np.concatenate(point_id))
+    return np.concatenate(frame), np.concatenate(xy), point

@@ -1,0 +1,1 @@
+"""Inference policy after tracking: candidates, growth, filter, re-triangulate, adjust, over a schedule."""

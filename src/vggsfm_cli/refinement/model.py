@@ -1,0 +1,142 @@
+"""What the mapping policy works on: the fixed facts of one scene, and the growing model."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vggsfm_cli.bundle_adjustment.interface import BundleAdjuster
+from vggsfm_cli.bundle_adjustment.problem import FreeParameters, RobustLoss, build_problem
+from vggsfm_cli.geometry import camera as camera_models
+from vggsfm_cli.geometry.robust import Loss
+from vggsfm_cli.scene import Cameras, ImageSet, Points, Tracks
+from vggsfm_cli.triangulation.ransac import RansacTriangulator, reprojection_error
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scene:
+    """One scene (B = 1), in double precision.
+
+    Attributes:
+        images: names, sizes, priors.
+        tracks: all tracks, or a well spread part of them.
+        triangulator: finds points and inliers.
+        scale: stored pixels per network pixel, frame by frame; thresholds are given in network pixels.
+    """
+
+    images: ImageSet
+    tracks: Tracks
+    triangulator: RansacTriangulator
+    scale: Float[Tensor, "1 S"]
+
+    @property
+    def seen(self) -> Bool[Tensor, "S N"]:
+        """Observations that count."""
+        visible = self.tracks.visible(self.triangulator.config.min_visibility)
+        return (visible & self.images.frame_valid[..., None])[0]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Model:
+    """Cameras and points found so far, and the observations that agree with them (all with B = 1)."""
+
+    cameras: Cameras
+    points: Points
+    inliers: Bool[Tensor, "1 S N"]
+
+    @property
+    def frames(self) -> list[int]:
+        """Registered frames."""
+        return [int(s) for s in self.cameras.registered[0].nonzero().flatten()]
+
+
+def triangulate(scene: Scene, cameras: Cameras, max_error_px: float) -> Model:
+    """A model with all points found anew; the threshold is in network pixels."""
+    threshold = max_error_px * scene.scale
+    points = scene.triangulator(cameras, scene.tracks, threshold)
+    return filtered(scene, Model(cameras=cameras, points=points, inliers=scene.seen[None]), max_error_px)
+
+
+def filtered(scene: Scene, model: Model, max_error_px: float) -> Model:
+    """The same model with inliers found again, and without points that fewer than two frames or no parallax hold."""
+    inliers = scene.triangulator.inliers(model.cameras, model.points, scene.tracks, max_error_px * scene.scale)
+    inliers = inliers & scene.images.frame_valid[..., None].cpu()
+    valid = model.points.valid & (inliers.sum(1) >= scene.triangulator.config.min_views)
+    valid = valid & wide_enough(scene, model, inliers)
+    points = dataclasses.replace(model.points, valid=valid)
+    return Model(cameras=model.cameras, points=points, inliers=inliers & valid[:, None])
+
+
+def wide_enough(scene: Scene, model: Model, inliers: Bool[Tensor, "1 S N"]) -> Bool[Tensor, "1 N"]:
+    """Points whose rays from inlier frames span the smallest allowed angle."""
+    rays = model.cameras.centers[:, :, None] - model.points.xyz_world[:, None]
+    rays = rays / rays.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    weight = inliers.to(rays.dtype).unsqueeze(-1)
+    count = weight.sum(1).clamp_min(1)
+    mean = (rays * weight).sum(1) / count
+    mean = mean / mean.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    # the largest angle to the mean ray is between half the spanned angle and the whole of it
+    chord = ((rays - mean.unsqueeze(1)).norm(dim=-1) * weight.squeeze(-1)).amax(1)
+    return chord >= float(np.deg2rad(0.5 * scene.triangulator.config.min_angle_deg))
+
+
+def adjusted(
+    scene: Scene,
+    model: Model,
+    adjuster: BundleAdjuster,
+    free: FreeParameters,
+    loss_scale: float | None,
+) -> Model:
+    """The model after bundle adjustment; unchanged where the adjusted camera parameters make no sense.
+
+    Args:
+        scene: where the tracks are.
+        model: what to adjust.
+        adjuster: the solver.
+        free: what may change.
+        loss_scale: of a Cauchy loss, in standard deviations of an observation; None for a plain sum of squares.
+    """
+    loss = RobustLoss() if loss_scale is None else RobustLoss(kind=Loss.CAUCHY, scale=loss_scale)
+    problem = build_problem(
+        model.cameras, model.points, scene.tracks, model.inliers, free=free, priors=scene.images.priors, loss=loss
+    )
+    solution = adjuster(problem)
+    if not sensible(scene.images, solution.cameras):
+        if not (free.focal or free.distortion or free.principal_point):
+            return model
+        held = dataclasses.replace(free, focal=False, distortion=False, principal_point=False)
+        return adjusted(scene, model, adjuster, held, loss_scale)
+    return dataclasses.replace(model, cameras=solution.cameras, points=solution.points)
+
+
+def sensible(images: ImageSet, cameras: Cameras) -> bool:
+    """Whether all numbers are finite and the intrinsics are those of some camera (focal length, distortion in bounds)."""
+    if not bool(torch.isfinite(cameras.params).all() & torch.isfinite(cameras.cam_from_world).all()):
+        return False
+    long_side = images.stored_size[0].amax(-1)
+    for c, model in enumerate(cameras.models):
+        used = (cameras.camera_index[0] == c) & cameras.registered[0]
+        if not bool(used.any()):
+            continue
+        side = float(long_side[used.to(long_side.device)].amax())
+        focal = float(camera_models.focal(model, cameras.params[0, c]))
+        distortion = cameras.params[0, c, list(camera_models.distortion_indices(model))]
+        if not 0.1 * side < focal < 10 * side or bool((distortion.abs() > 1).any()):
+            return False
+    return True
+
+
+def score(scene: Scene, model: Model, max_error_px: float) -> float:
+    """How much a model explains: two per inlier observation, less as its error grows, minus three per point.
+
+    Points that explain less than their own three coordinates cost add nothing, so a model gains by long tracks that fit
+    and not by pairs of views, which fit easily.
+    """
+    if not model.frames:
+        return 0.0
+    error = reprojection_error(model.cameras, model.points, scene.tracks) / (max_error_px * scene.scale[..., None])
+    gain = torch.where(model.inliers, 2 * (1 - error.square()).clamp_min(0), torch.zeros_like(error)).sum(1) - 3
+    return float(gain.clamp_min(0).sum())
