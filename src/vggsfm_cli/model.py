@@ -50,9 +50,7 @@ class VGGSfM(nn.Module):
         self.triangulator = config.triangulator.build()
         self.adjuster = config.adjuster.build()
 
-    def forward(
-        self, images: ImageSet, queries: Queries, stop_gradient_after: Set[str] = frozenset()
-    ) -> StageOutputs:
+    def forward(self, images: ImageSet, queries: Queries, stop_gradient_after: Set[str] = frozenset()) -> StageOutputs:
         """Every stage once.
 
         Args:

@@ -55,6 +55,10 @@ class StageClock:
         entry = self._stages.setdefault(name, {})
         entry[key] = max(entry.get(key, 0.0), round(value, 1))
 
+    def add(self, stages: Mapping[str, Mapping[str, float]]) -> None:
+        """Take over what another clock's ``as_dict`` says."""
+        self._stages.update({name: dict(entry) for name, entry in stages.items()})
+
     def as_dict(self) -> dict[str, dict[str, float]]:
         """Stages in the order they were first entered: ``seconds``, ``peak_memory_mb``, on CUDA ``peak_cuda_mb``."""
         return {name: dict(sorted(entry.items(), reverse=True)) for name, entry in self._stages.items()}
@@ -118,22 +122,20 @@ def build_report(
 ) -> dict[str, Any]:
     """The content of ``report.json``: JSON types only.
 
-    Two keys of a reconstruction's own report describe the run, not the model, and are lifted out of it: ``stages`` (a
-    ``StageClock`` as a dict) and ``unregistered`` (image name to reason). The rest stays with its model.
+    Two keys of a reconstruction's own report describe the run, not the model, and do not stay with it: ``stages`` (of
+    the pipeline's clock) and ``unregistered`` (image name to reason).
 
     Args:
         images: what was read; a ``skipped`` attribute lists files that could not be.
         reconstructions: the result, largest first.
         options: everything the user chose.
         seed: of the random choices.
-        clock: stages timed outside the pipeline; they stand before the pipeline's own.
+        clock: of all stages, those of the pipeline added.
     """
-    stages: dict[str, dict[str, float]] = {}
-    reasons: dict[str, str] = {}
-    for model in reconstructions:
-        stages.update(model.report.get("stages", {}))
-        reasons.update(model.report.get("unregistered", {}))
-    stages = {**clock.as_dict(), **stages}
+    stages = clock.as_dict()
+    reasons = {
+        name: reason for model in reconstructions for name, reason in model.report.get("unregistered", {}).items()
+    }
     return _jsonable(
         {
             "version": __version__,

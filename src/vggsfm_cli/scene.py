@@ -10,7 +10,7 @@ origin: the centre of the top-left pixel is at (0.5, 0.5). Booleans say what to 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,10 +20,13 @@ from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import pose
 
 
+Record = TypeVar("Record", bound="TensorRecord")
+
+
 class TensorRecord:
     """Base of the records: maps a function over the tensor fields (nested records included)."""
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+    def _map(self: Record, function: Callable[[Tensor], Tensor]) -> Record:
         changes: dict[str, Any] = {}
         for item in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, item.name)
@@ -33,19 +36,20 @@ class TensorRecord:
                 changes[item.name] = value._map(function)
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self: Record, device: torch.device | str) -> Record:
         """The same record with every tensor on ``device``."""
         return self._map(lambda tensor: tensor.to(device))
 
-    def detach(self) -> Self:
+    def detach(self: Record) -> Record:
         """The same record cut from the graph."""
         return self._map(lambda tensor: tensor.detach())
 
-    def scene(self, b: int) -> Self:
+    def scene(self: Record, b: int) -> Record:
         """Scene ``b`` alone, with a batch axis of one."""
         return self._map(lambda tensor: tensor[b : b + 1])
 
 
+@runtime_checkable
 class Originals(Protocol):
     """Lazy access to the photographs at full resolution."""
 
@@ -185,9 +189,7 @@ class Cameras(TensorRecord):
         """Camera centres in world coordinates."""
         return pose.center(self.cam_from_world)
 
-    def project(
-        self, xyz_world: Float[Tensor, "B N 3"]
-    ) -> tuple[Float[Tensor, "B S N 2"], Bool[Tensor, "B S N"]]:
+    def project(self, xyz_world: Float[Tensor, "B N 3"]) -> tuple[Float[Tensor, "B S N 2"], Bool[Tensor, "B S N"]]:
         """Project world points into every frame.
 
         Returns:

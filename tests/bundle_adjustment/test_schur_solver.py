@@ -18,7 +18,7 @@ from vggsfm_cli.bundle_adjustment.problem import (
     residuals,
     whitening_of,
 )
-from vggsfm_cli.bundle_adjustment.schur_solver import Backward, SchurConfig
+from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.errors import InputError
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import pose, rotation
@@ -33,6 +33,8 @@ PARAMS = {
     "OPENCV": (900.0, 910.0, 640.0, 480.0, -0.05, 0.02, 0.001, -0.002),
     "OPENCV_FISHEYE": (900.0, 910.0, 640.0, 480.0, 0.02, -0.01, 0.003, -0.001),
 }
+
+MODES = ("unroll", "truncated", "implicit")
 
 
 def _normal(*shape: int, seed: int) -> Tensor:
@@ -55,7 +57,12 @@ class Scene:
 
 
 def make_scene(
-    *, frames: int = 6, points: int = 60, models: tuple[str, ...] = ("SIMPLE_RADIAL",), noise: float = 0.0, seed: int = 0
+    *,
+    frames: int = 6,
+    points: int = 60,
+    models: tuple[str, ...] = ("SIMPLE_RADIAL",),
+    noise: float = 0.0,
+    seed: int = 0,
 ) -> Scene:
     """Cameras on an arc around a cloud of points; two thirds of the points are seen in each."""
     xyz = _normal(points, 3, seed=seed)
@@ -305,17 +312,18 @@ def test_gauge() -> None:
     assert (solution.cameras.cam_from_world[0, 0] == scene.start_cameras.cam_from_world[0, 0]).all()
     fixed = torch.zeros(1, 6, dtype=torch.bool)
     fixed[0, [2, 4]] = True
-    at_truth = dataclasses.replace(scene, start_cameras=dataclasses.replace(
-        scene.start_cameras,
-        cam_from_world=torch.where(
-            fixed[..., None, None], scene.cameras.cam_from_world, scene.start_cameras.cam_from_world
+    at_truth = dataclasses.replace(
+        scene,
+        start_cameras=dataclasses.replace(
+            scene.start_cameras,
+            cam_from_world=torch.where(
+                fixed[..., None, None], scene.cameras.cam_from_world, scene.start_cameras.cam_from_world
+            ),
         ),
-    ))
+    )
     problem = at_truth.problem(fixed_frames=fixed)
     assert (problem.pose_free.any(-1) == ~fixed).all() and problem.pose_free[~fixed].all()
-    torch.testing.assert_close(
-        solve(problem).cameras.cam_from_world, scene.cameras.cam_from_world, atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(solve(problem).cameras.cam_from_world, scene.cameras.cam_from_world, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("what", ["poses", "points"])
@@ -470,7 +478,7 @@ def test_sparse_observations_give_the_same_problem() -> None:
 
 
 def _value(
-    scene: Scene, kind: Loss, backward: Backward, xy: Tensor | None = None, covariance: Tensor | None = None
+    scene: Scene, kind: Loss, backward: str, xy: Tensor | None = None, covariance: Tensor | None = None
 ) -> Tensor:
     """Some number that depends on all of the cameras, not on the gauge."""
     tracks = dataclasses.replace(
@@ -479,7 +487,9 @@ def _value(
         covariance=scene.tracks.covariance if covariance is None else covariance,
     )
     problem = dataclasses.replace(scene, tracks=tracks).problem(loss=RobustLoss(kind=kind, scale=2.0))
-    solution = solve(problem, backward=backward, cost_tolerance=0.0, max_iterations=12, max_rejections=0)
+    solution = solve(
+        problem, backward=backward, truncated_steps=8, cost_tolerance=0.0, max_iterations=12, max_rejections=0
+    )
     rotations, translations = relative_poses(solution.cameras)
     weights = _normal(1, 4, 3, 4, seed=1)
     return (weights * torch.cat([rotations, translations[..., None]], -1)).sum() + 1e-3 * solution.cameras.params.sum()
@@ -497,16 +507,16 @@ def test_gradient_agrees_with_finite_differences(kind: Loss) -> None:
     with torch.no_grad():
         for name, change in changes.items():
             values = [
-                _value(scene, kind, Backward.UNROLL, **{name: getattr(scene.tracks, name) + sign * step * change})
+                _value(scene, kind, "unroll", **{name: getattr(scene.tracks, name) + sign * step * change})
                 for sign in (1, -1)
             ]
             expected[name] = (values[0] - values[1]) / (2 * step)
-    for backward in Backward:
+    for backward in MODES:
         inputs = {name: getattr(scene.tracks, name).clone().requires_grad_() for name in changes}
         gradients = torch.autograd.grad(_value(scene, kind, backward, **inputs), list(inputs.values()))
         for (name, change), gradient in zip(changes.items(), gradients, strict=True):
             found = (gradient * change).sum()
-            tolerance = 0.02 if backward is Backward.TRUNCATED else 1e-3
+            tolerance = 0.02 if backward == "truncated" else 5e-3
             torch.testing.assert_close(found, expected[name], rtol=tolerance, atol=0, msg=lambda m, b=backward: b + m)
             assert (gradient[~scene.inliers] == 0).all()
 
@@ -529,14 +539,14 @@ def test_implicit_gradient_reaches_fixed_cameras() -> None:
     scene = make_scene(frames=4, points=20, noise=0.5)
     free = FreeParameters(focal=False, distortion=False)
 
-    def depth(params: Tensor, backward: Backward) -> Tensor:
+    def depth(params: Tensor, backward: str) -> Tensor:
         cameras = dataclasses.replace(scene.start_cameras, params=params)
         problem = dataclasses.replace(scene, start_cameras=cameras).problem(free=free)
         solution = solve(problem, backward=backward, cost_tolerance=0.0)
         return relative_poses(solution.cameras)[1][..., 2].sum()
 
     gradients = []
-    for backward in (Backward.IMPLICIT, Backward.UNROLL):
+    for backward in ("implicit", "unroll"):
         params = scene.cameras.params.clone().requires_grad_()
         gradients.append(torch.autograd.grad(depth(params, backward), params)[0])
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-9)
@@ -549,7 +559,7 @@ def test_gradients_are_finite_with_points_behind() -> None:
     points = dataclasses.replace(scene.start_points, xyz_world=behind)
     xy = scene.tracks.xy.clone().requires_grad_()
     tracks = dataclasses.replace(scene.tracks, xy=xy)
-    for backward in Backward:
+    for backward in MODES:
         solution = solve(dataclasses.replace(scene, start_points=points, tracks=tracks).problem(), backward=backward)
         (gradient,) = torch.autograd.grad(solution.cameras.cam_from_world.sum() + solution.cost_final.sum(), xy)
         assert gradient.isfinite().all()

@@ -108,7 +108,10 @@ def _gather(images: ImageSet, pairs: list[Pair], config: FocalVoteConfig) -> _Vo
     index = priors.camera_index[0].cpu()
     long_side = images.stored_size[0].amax(-1).double().cpu()
     sides = torch.stack(
-        [long_side[index == c].amax() if bool((index == c).any()) else long_side.amax() for c in range(len(priors.models))]
+        [
+            long_side[index == c].amax() if bool((index == c).any()) else long_side.amax()
+            for c in range(len(priors.models))
+        ]
     )
     support = np.sqrt([pair.inliers.sum() for pair in pairs])
     return _Votes(

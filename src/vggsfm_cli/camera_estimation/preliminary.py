@@ -20,7 +20,6 @@ from vggsfm_cli.camera_estimation.view_graph import (
     ViewGraph,
     ViewGraphConfig,
     build_view_graph,
-    normalized,
     physical_cameras,
     relative_poses,
     two_view_points,
@@ -43,7 +42,7 @@ class PreliminaryCamerasConfig:
     max_error_px: float = 4.0
     min_resection_inliers: int = 15
     wide_angle_deg: float = 16.0  # baselines beyond this make a pair no better
-    quick_correspondences: int = 100  # to judge a pair's angle
+    quick_correspondences: int = 64  # to judge a pair's angle
 
     def build(self) -> "PreliminaryCameraEstimator":
         """The estimator."""
@@ -60,9 +59,7 @@ class PreliminaryCameraEstimator(CameraEstimator):
     @torch.no_grad()
     def forward(self, images: ImageSet, tracks: Tracks) -> Cameras:
         """Cameras of all frames; frames that could not be placed have ``registered`` False."""
-        scenes = [
-            self._scene(one_scene(images, b), tracks.scene(b)) for b in range(tracks.xy.shape[0])
-        ]
+        scenes = [self._scene(one_scene(images, b), tracks.scene(b)) for b in range(tracks.xy.shape[0])]
         like = tracks.xy
         return Cameras(
             cam_from_world=torch.cat([c.cam_from_world for c in scenes]).to(like),
@@ -80,7 +77,7 @@ class PreliminaryCameraEstimator(CameraEstimator):
         if not components:
             return cameras
         candidates = [self.averaged(images, graph, cameras, components[0])]
-        for seed in self.seeds(images, graph, cameras, components[0])[:1]:
+        for seed in self.seeds(graph, cameras, components[0])[:1]:
             candidates.append(self.star(images, graph, cameras, seed))
         found = [candidate for candidate in candidates if candidate is not None]
         return max(found, key=lambda c: self.explained(graph, c), default=cameras)
@@ -104,33 +101,46 @@ class PreliminaryCameraEstimator(CameraEstimator):
         )
         if found is None:
             return None
-        registered = torch.from_numpy(found.registered) & torch.isin(torch.arange(len(graph.scale)), torch.tensor(frames))
+        registered = torch.from_numpy(found.registered) & torch.isin(
+            torch.arange(len(graph.scale)), torch.tensor(frames)
+        )
         return dataclasses.replace(
             cameras, cam_from_world=torch.from_numpy(found.cam_from_world)[None], registered=registered[None]
         )
 
-    def seeds(self, images: ImageSet, graph: ViewGraph, cameras: Cameras, frames: list[int]) -> list[Pair]:
+    def seeds(self, graph: ViewGraph, cameras: Cameras, frames: list[int]) -> list[Pair]:
         """Pairs to start from, the best first: many correspondences, wide baseline, not planar."""
         pairs = [pair for pair in graph.pairs if pair.frame1 in frames and pair.frame2 in frames]
-        worth = {id(pair): self._worth(graph, cameras, pair) for pair in pairs}
-        return sorted(pairs, key=lambda pair: (-worth[id(pair)], pair.frame1, pair.frame2))
+        if not pairs:
+            return []
+        in_front, angle = self._quick_points(graph, cameras, pairs)
+        share = in_front.double().mean(-1)
+        spread = torch.where(in_front, angle, torch.zeros_like(angle)).median(-1).values
+        support = torch.tensor([float(pair.support) for pair in pairs], dtype=torch.float64)
+        flat = torch.tensor([0.5 if pair.planar_ratio > 0.9 else 1.0 for pair in pairs])  # noqa: PLR2004
+        worth = support.sqrt() * share * spread.clamp(max=self.config.wide_angle_deg) * flat
+        return [pairs[i] for i in worth.argsort(descending=True, stable=True).tolist()]
 
-    def _worth(self, graph: ViewGraph, cameras: Cameras, pair: Pair) -> float:
-        chosen = np.flatnonzero(pair.inliers)
-        chosen = chosen[:: max(1, len(chosen) // self.config.quick_correspondences)]
-        frames = [pair.frame1, pair.frame2]
-        xy = torch.from_numpy(graph.xy[frames][:, pair.tracks[chosen]])
-        rays = normalized(cameras, frames, xy)
-        k = camera_matrices(cameras)[frames]
-        essential = k[1].mT @ torch.from_numpy(pair.fundamental) @ k[0]
-        in_front, angle = two_view_points(
-            rays[0].expand(4, -1, -1), rays[1].expand(4, -1, -1), epipolar.poses_from_essential(essential)
-        )
-        best = int(in_front.sum(-1).argmax())
-        share = float(in_front[best].double().mean())
-        spread = float(torch.where(in_front[best], angle[best], torch.zeros_like(angle[best])).median())
-        flat = 0.5 if pair.planar_ratio > 0.9 else 1.0  # noqa: PLR2004
-        return pair.support**0.5 * share * min(spread, self.config.wide_angle_deg) * flat
+    def _quick_points(
+        self, graph: ViewGraph, cameras: Cameras, pairs: list[Pair]
+    ) -> tuple[Bool[Tensor, "P m"], Float[Tensor, "P m"]]:
+        """Whether some inliers of every pair lie in front of both cameras, and their angles, from ``F`` and ``K`` alone."""
+        samples = []
+        for pair in pairs:
+            chosen = pair.tracks[pair.inliers]
+            chosen = chosen[np.linspace(0, len(chosen) - 1, self.config.quick_correspondences).round().astype(np.int64)]
+            samples.append(graph.xy[[pair.frame1, pair.frame2]][:, chosen])
+        k = camera_matrices(cameras)
+        k1, k2 = k[[pair.frame1 for pair in pairs]], k[[pair.frame2 for pair in pairs]]
+        fundamental = torch.from_numpy(np.stack([pair.fundamental for pair in pairs]))
+        motions = epipolar.poses_from_essential(k2.mT @ fundamental @ k1)
+        xy = torch.from_numpy(np.stack(samples)).transpose(0, 1)
+        rays1, rays2 = ((xy[i] - m[:, None, :2, 2]) / m[:, None, [0, 1], [0, 1]] for i, m in enumerate((k1, k2)))
+        shape = (len(pairs), 4, -1, 2)
+        in_front, angle = two_view_points(rays1[:, None].expand(*shape), rays2[:, None].expand(*shape), motions)
+        best = in_front.sum(-1).argmax(-1)
+        each = torch.arange(len(pairs))
+        return in_front[each, best], angle[each, best]
 
     def star(self, images: ImageSet, graph: ViewGraph, cameras: Cameras, seed: Pair) -> Cameras | None:
         """Poses by resection on the points of one pair, in rounds with re-triangulation; None where the pair fails."""

@@ -27,7 +27,7 @@ class ViewGraphConfig:
     min_inliers: int = 15
     min_inlier_ratio: float = 0.2
     max_partners: int = 25  # pairs of a frame, those with most shared tracks
-    max_correspondences: int = 800  # per pair, spread evenly
+    max_correspondences: int = 500  # per pair, spread evenly
     max_error_px: float = 2.0  # network pixels
     planar_ratio: float = 0.8  # homography inliers over epipolar inliers from which a pair tells nothing of the focal
     ransac: RansacConfig = field(default_factory=lambda: RansacConfig(confidence=0.999, max_trials=5000))
@@ -163,9 +163,7 @@ def _verify(
     count = int(epipolar.inliers.sum())
     if count < config.min_inliers or count < config.min_inlier_ratio * len(tracks):
         return None
-    flat = estimators.estimate_homography(
-        xy1[epipolar.inliers], xy2[epipolar.inliers], max_error_px, config.ransac
-    )
+    flat = estimators.estimate_homography(xy1[epipolar.inliers], xy2[epipolar.inliers], max_error_px, config.ransac)
     return Pair(
         frame1=first,
         frame2=second,

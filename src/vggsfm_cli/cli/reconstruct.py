@@ -70,7 +70,7 @@ def reconstruct(
             networks = load_model(model, chosen_device)
         options = ReconstructOptions(seed=seed, precision=precision)
         models = run_pipeline(photographs.to(chosen_device), networks, options, progress=progress)
-
+    clock.add(models[0].report.get("stages", {}))
     chosen = {
         "images": str(images),
         "model": model,

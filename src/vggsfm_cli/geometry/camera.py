@@ -12,6 +12,9 @@ from torch import Tensor
 MIN_DEPTH = 1e-6
 """Points nearer to the camera's plane than this, in units of the scene, count as behind it."""
 
+TINY = 1e-12
+"""Squared radius below which a fisheye's axis is met, and determinant below which a distortion cannot be inverted."""
+
 MAX_SLOPE = 1e5
 """Positions on the z = 1 plane are held below this, so that no power of them overflows, not even in float32."""
 
@@ -79,7 +82,7 @@ def _radial(model: str, extra: tuple[Tensor, ...], r2: Tensor) -> tuple[Tensor, 
 
 
 def _fisheye_radial(extra: tuple[Tensor, ...], r2: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-    tiny = r2 < 1e-12
+    tiny = r2 < TINY
     safe = torch.where(tiny, torch.ones_like(r2), r2)
     r = safe.sqrt()
     theta = torch.atan(r)
@@ -234,7 +237,7 @@ def _newton_step(model: str, extra: Tensor, uv: Tensor, target: Tensor) -> Tenso
     e, f = (distorted - target).unbind(-1)
     a, b, c, d = by_uv[..., 0, 0], by_uv[..., 0, 1], by_uv[..., 1, 0], by_uv[..., 1, 1]
     determinant = a * d - b * c
-    determinant = torch.where(determinant.abs() < 1e-6, torch.ones_like(determinant), determinant)
+    determinant = torch.where(determinant.abs() < TINY, torch.ones_like(determinant), determinant)
     return _join([(d * e - b * f) / determinant, (a * f - c * e) / determinant])
 
 

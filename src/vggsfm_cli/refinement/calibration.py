@@ -32,7 +32,9 @@ class PrincipalPointConfig:
     """Settings of the last adjustment."""
 
     refine: Choice = Choice.AUTO
-    max_deviation: float = 0.0015  # posterior standard deviation, in long sides of the photograph, that ``auto`` accepts
+    max_deviation: float = (
+        0.0015  # posterior standard deviation, in long sides of the photograph, that ``auto`` accepts
+    )
     max_shift: float = 0.05  # distance from where it was, in long sides, beyond which no result is believed
     solver: SchurConfig = dataclasses.field(default_factory=lambda: SchurConfig(covariance=True))
 
@@ -61,6 +63,8 @@ def free_principal_point(scene: Scene, model: Model, loss_scale: float, config: 
         deviation = solution.params_covariance[0, c].diagonal()[index].clamp_min(0).sqrt().max() / long_side
         shift = (solution.cameras.params[0, c, index] - model.cameras.params[0, c, index]).norm() / long_side
         logger.info("principal point of camera %d moves by %.4f, deviation %.5f long sides", c, shift, deviation)
-        if float(shift) > config.max_shift or (config.refine is Choice.AUTO and float(deviation) > config.max_deviation):
+        if float(shift) > config.max_shift or (
+            config.refine is Choice.AUTO and float(deviation) > config.max_deviation
+        ):
             return model
     return dataclasses.replace(model, cameras=solution.cameras, points=solution.points)

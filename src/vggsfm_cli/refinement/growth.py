@@ -10,7 +10,7 @@ from vggsfm_cli.bundle_adjustment.problem import FreeParameters
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.camera_estimation.preliminary import seed_cameras
 from vggsfm_cli.camera_estimation.view_graph import PosedPair
-from vggsfm_cli.refinement.model import Model, Scene, adjusted, triangulate
+from vggsfm_cli.refinement.model import Model, Scene, adjusted, filtered, triangulate
 from vggsfm_cli.refinement.resection import Attempt, ResectionConfig, place_frames, visible_points
 from vggsfm_cli.scene import Cameras
 
@@ -39,12 +39,10 @@ def seed_model(scene: Scene, cameras: Cameras, seed: PosedPair, config: GrowthCo
         return None
     held = FreeParameters(focal=False, distortion=False)
     model = adjusted(scene, model, config.adjuster.build(), held, config.loss_scale)
-    return triangulate(scene, model.cameras, config.max_error_px)
+    return filtered(scene, model, config.max_error_px)
 
 
-def grow(
-    scene: Scene, model: Model, allowed: list[int], config: GrowthConfig
-) -> tuple[Model, dict[int, Attempt]]:
+def grow(scene: Scene, model: Model, allowed: list[int], config: GrowthConfig) -> tuple[Model, dict[int, Attempt]]:
     """Add frames of ``allowed`` until no more can be placed.
 
     Returns:
@@ -71,13 +69,13 @@ def grow(
 
 
 def settle(scene: Scene, model: Model, config: GrowthConfig) -> Model:
-    """Points found anew, a short adjustment, points found anew."""
+    """Points found anew, a short adjustment, inliers found anew."""
     free = FreeParameters(
         focal=len(model.frames) >= config.focal_from, distortion=len(model.frames) >= config.distortion_from
     )
     model = triangulate(scene, model.cameras, config.max_error_px)
     model = adjusted(scene, model, config.adjuster.build(), free, config.loss_scale)
-    return triangulate(scene, model.cameras, config.max_error_px)
+    return filtered(scene, model, config.max_error_px)
 
 
 def _next_frames(scene: Scene, model: Model, waiting: list[int], config: GrowthConfig) -> list[int]:

@@ -25,7 +25,14 @@ from vggsfm_cli.refinement.finish import normalized, to_reconstruction
 from vggsfm_cli.refinement.growth import GrowthConfig, grow, seed_model, settle
 from vggsfm_cli.refinement.model import Model, Scene, score, sensible, triangulate
 from vggsfm_cli.refinement.resection import Attempt
-from vggsfm_cli.refinement.schedule import ScheduleConfig, growth_tracks, noise_px, part_of, run_schedule
+from vggsfm_cli.refinement.schedule import (
+    ScheduleConfig,
+    growth_tracks,
+    noise_px,
+    part_of,
+    run_first_rounds,
+    run_last_round,
+)
 from vggsfm_cli.scene import Cameras, ImageSet, Progress, ProgressCallback, Reconstruction, Tracks, silent
 from vggsfm_cli.triangulation.ransac import RansacTriangulator
 
@@ -42,8 +49,9 @@ class MappingOptions:
     max_candidates: int = 4  # models grown before the best is chosen
     seeds_per_focal: int = 2
     good_enough: float = 0.85  # a candidate with all frames and this share of the expected inliers ends the search
+    agreement: float = 0.02  # so do two candidates with all frames whose scores differ by less than this
     growth_cells: int = 8  # along each side of a frame, for the choice of tracks that models grow on
-    growth_per_cell: int = 6
+    growth_per_cell: int = 4
     score_px: float = 2.0
     min_frames: int = 2  # of the first model
     min_further_frames: int = 3  # of every model after it
@@ -92,7 +100,9 @@ def reconstruct_from_tracks(
     """
     if images.frame_valid.shape[0] != 1:
         raise ValueError("reconstruct_from_tracks takes one scene at a time")
-    mapper = _Mapper(images, tracks, camera_estimator, triangulator, adjuster, options or MappingOptions(), seed, progress)
+    mapper = _Mapper(
+        images, tracks, camera_estimator, triangulator, adjuster, options or MappingOptions(), seed, progress
+    )
     return mapper.run()
 
 
@@ -178,14 +188,17 @@ class _Mapper:
                 candidate.origin, len(candidate.model.frames), len(frames), count, expected, candidate.score,
             )  # fmt: skip
             self._tell("growth", number + 1, self.options.max_candidates, candidate.origin)
+            agrees = best is not None and abs(candidate.score - best.score) < self.options.agreement * best.score
             if best is None or candidate.score > best.score:
                 best = candidate
             complete = len(candidate.model.frames) == len(frames)
-            if complete and count >= self.options.good_enough * expected:
+            if complete and (agrees or count >= self.options.good_enough * expected):
                 break
         if best is None or best.score <= 0:
             return None
-        model, failed = run_schedule(self.scene, self.sparse, best.model, frames, self.adjuster, self.options.schedule)
+        model, failed = run_last_round(
+            self.scene, self.sparse, best.model, frames, self.adjuster, self.options.schedule
+        )
         self._tell("refinement", 1, 1)
         if int(model.points.valid.sum()) < self.options.min_points or not sensible(self.images, model.cameras):
             return None
@@ -226,7 +239,7 @@ class _Mapper:
         """The model that grows from the seed of this rank."""
         cameras = cameras_without_poses(self.images, params)
         physical = physical_cameras(self.images, cameras)
-        seeds = self.preliminary.seeds(self.images, graph, cameras, frames)
+        seeds = self.preliminary.seeds(graph, cameras, frames)
         usable = 0
         for pair in seeds[:10]:
             posed = relative_poses(graph, cameras, physical, [pair])
@@ -261,6 +274,7 @@ class _Mapper:
         return self._candidate(model, "camera estimator", failed)
 
     def _candidate(self, model: Model, origin: str, failed: dict[int, Attempt]) -> _Candidate:
+        model = run_first_rounds(self.sparse, model, self.options.schedule)
         value = score(self.sparse, model, self.options.score_px) if sensible(self.images, model.cameras) else 0.0
         return _Candidate(model=model, origin=origin, score=value, failed=failed)
 
@@ -272,9 +286,7 @@ class _Mapper:
             "points": int(model.points.valid.sum()),
             "observations": int(model.inliers.sum()),
             "noise_px": noise_px(self.scene, model),
-            "focal_px": [
-                float(camera_models.focal(model.cameras.models[c], model.cameras.params[0, c])) for c in used
-            ],
+            "focal_px": [float(camera_models.focal(model.cameras.models[c], model.cameras.params[0, c])) for c in used],
         }
 
     def _unregistered(self, graph: ViewGraph, models: list[Model], reasons: dict[int, str]) -> dict[str, str]:

@@ -46,9 +46,7 @@ def visible_points(scene: Scene, model: Model) -> list[int]:
     return [int(count) for count in (scene.seen & model.points.valid[0]).sum(1)]
 
 
-def place_frames(
-    scene: Scene, model: Model, frames: list[int], config: ResectionConfig
-) -> tuple[Model, list[Attempt]]:
+def place_frames(scene: Scene, model: Model, frames: list[int], config: ResectionConfig) -> tuple[Model, list[Attempt]]:
     """Resect ``frames``; those with enough inliers are registered. Points and inliers stay as they are."""
     physical = physical_cameras(scene.images, model.cameras)
     in_use = set(model.cameras.camera_index[0, model.frames].tolist())

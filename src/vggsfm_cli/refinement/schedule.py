@@ -52,42 +52,44 @@ def calibrated(scene: Scene, model: Model, tracks: Tracks) -> Tracks:
     return dataclasses.replace(tracks, covariance=tracks.covariance * factor)
 
 
-def run_schedule(
+def run_first_rounds(sparse: Scene, model: Model, config: ScheduleConfig) -> Model:
+    """All rounds but the last, on the part of the tracks that the model was grown on."""
+    for threshold in config.reprojection_px[:-1]:
+        model = _round(sparse, model, threshold, config.quick_adjuster.build(), config)
+    return model
+
+
+def run_last_round(
     scene: Scene, sparse: Scene, model: Model, allowed: list[int], adjuster: BundleAdjuster, config: ScheduleConfig
 ) -> tuple[Model, dict[int, Attempt]]:
-    """Refine a model: all rounds but the last on some of the tracks, the last on all.
+    """Place frames that are still missing, and adjust everything on all tracks.
 
     Args:
         scene: with all tracks.
         sparse: with the part of the tracks that ``model`` was grown on.
         model: on the tracks of ``sparse``.
         allowed: frames that may be added.
-        adjuster: of the last round.
+        adjuster: the solver.
         config: thresholds.
 
     Returns:
         A model on the tracks of ``scene``, and the last attempts of frames that stayed out.
     """
-    quick = config.quick_adjuster.build()
-    for threshold in config.reprojection_px[:-1]:
-        model = _round(sparse, model, threshold, quick, config)
-    threshold = config.reprojection_px[-1]
     scene = dataclasses.replace(scene, tracks=calibrated(sparse, model, scene.tracks))
-    noise = noise_px(sparse, model)
+    threshold = max(config.reprojection_px[-1], config.noise_factor * noise_px(sparse, model))
     model, failed = _place_missing(scene, triangulate(scene, model.cameras, config.reprojection_px[0]), allowed, config)
-    model = _round(scene, model, max(threshold, config.noise_factor * noise), adjuster, config)
-    chosen = spread_tracks(scene, model, config.max_adjusted_tracks)
-    part = dataclasses.replace(model, inliers=model.inliers & chosen[None, None])
+    model = _round(scene, model, threshold, adjuster, config)
     scene = dataclasses.replace(scene, tracks=calibrated(scene, model, scene.tracks))
+    part = dataclasses.replace(
+        model, inliers=model.inliers & spread_tracks(scene, model, config.max_adjusted_tracks)[None, None]
+    )
     part = free_principal_point(scene, part, config.loss_scale, config.principal_point)
     model = dataclasses.replace(model, cameras=part.cameras, points=part.points)
-    threshold = max(threshold, config.noise_factor * noise_px(scene, model))
+    threshold = max(config.reprojection_px[-1], config.noise_factor * noise_px(scene, model))
     return without_weak_frames(scene, triangulate(scene, model.cameras, threshold), config), failed
 
 
-def _round(
-    scene: Scene, model: Model, max_error_px: float, adjuster: BundleAdjuster, config: ScheduleConfig
-) -> Model:
+def _round(scene: Scene, model: Model, max_error_px: float, adjuster: BundleAdjuster, config: ScheduleConfig) -> Model:
     """Triangulate, calibrate the noise, adjust, filter."""
     model = triangulate(scene, model.cameras, max_error_px)
     scene = dataclasses.replace(scene, tracks=calibrated(scene, model, scene.tracks))

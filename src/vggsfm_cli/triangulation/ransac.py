@@ -17,6 +17,10 @@ from vggsfm_cli.scene import Cameras, Points, Tracks
 from vggsfm_cli.triangulation.interface import Triangulator
 
 
+UNDISTORT_ITERATIONS = 4
+"""Newton steps to undo the distortion; it converges quadratically."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RansacTriangulatorConfig:
     """Settings of the triangulator."""
@@ -170,7 +174,9 @@ class RansacTriangulator(Triangulator):
         first, second = torch.triu_indices(longest, longest, 1, device=views.xy.device)
         if first.numel() <= self.config.max_pairs:
             return first.expand(views.xy.shape[0], -1), second.expand(views.xy.shape[0], -1)
-        rays = torch.cat([views.xy, torch.ones_like(views.xy[..., :1])], -1).unsqueeze(-2) @ views.cam_from_world[..., :3]
+        rays = (
+            torch.cat([views.xy, torch.ones_like(views.xy[..., :1])], -1).unsqueeze(-2) @ views.cam_from_world[..., :3]
+        )
         rays = rays.squeeze(-2) / rays.squeeze(-2).norm(dim=-1, keepdim=True)
         chord = (rays[:, first] - rays[:, second]).norm(dim=-1)
         both = views.seen[:, first] & views.seen[:, second]
@@ -190,7 +196,8 @@ def _unproject_seen(cameras: Cameras, tracks: Tracks, seen: Bool[Tensor, "S N"])
         of_model = torch.tensor([name == model for name in cameras.models], device=index.device)[index]
         frame, track = (seen & of_model[:, None]).nonzero(as_tuple=True)
         if frame.numel():
-            xy = camera_models.unproject(model, params[frame], tracks.xy[0, frame, track].to(torch.float64))
+            observed = tracks.xy[0, frame, track].to(torch.float64)
+            xy = camera_models.unproject(model, params[frame], observed, iterations=UNDISTORT_ITERATIONS)
             out = out.index_put((frame, track), xy)
     return out
 

@@ -23,8 +23,9 @@ class OverviewConfig:
     frustum: tuple[int, int, int] = (255, 150, 50)
     crop_percentile: float = 2.0  # of the points at either end, before the view is fitted
     crop_slack: float = 0.25  # points this far outside the cropped range still show
-    coverage: float = 0.5  # of the panel by points, which sets their size
-    fog: float = 0.35  # how much the farthest points fade
+    coverage: float = 0.6  # of the panel by points, which sets their size
+    fog: float = 0.25  # how much the farthest points fade
+    max_exposure: float = 1.9  # dark photographs are brightened by one factor up to this
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,15 @@ def _arrange(reconstruction: Reconstruction, config: OverviewConfig) -> _Scene:
     depth = _frustum_depth(center, radius)
     corners = center[:, None] + depth * np.einsum("ij,skj,skl->sli", shown_from_world, rotation, rays)
     frusta = np.concatenate([center[:, None], corners], axis=1)
-    return _Scene(xyz=xyz[keep] - origin, color=color[keep], frusta=frusta - origin, radius=radius)
+    return _Scene(xyz=xyz[keep] - origin, color=_exposed(color[keep], config), frusta=frusta - origin, radius=radius)
+
+
+def _exposed(color: Float[np.ndarray, "n 3"], config: OverviewConfig) -> Float[np.ndarray, "n 3"]:
+    """Colours times one factor that makes the brightest of them nearly white; hues stay true."""
+    if len(color) == 0:
+        return color
+    bright = max(float(np.percentile(color.max(1), 95)), 1e-3)
+    return np.minimum(color * np.clip(0.95 / bright, 1.0, config.max_exposure), 1.0)
 
 
 def _upright_axes(rotation: Float[np.ndarray, "s 3 3"]) -> Float[np.ndarray, "3 3"]:
@@ -211,7 +220,7 @@ def _splat(
         return
     height, width = canvas.shape[:2]
     area = np.prod(np.ptp(np.percentile(xy, [5, 95], axis=0), axis=0))
-    radius = float(np.clip(np.sqrt(config.coverage * area / (np.pi * len(xy))), 1.0, 2.6 * config.oversampling))
+    radius = float(np.clip(np.sqrt(config.coverage * area / (np.pi * len(xy))), 1.0, 3.0 * config.oversampling))
     offsets = _disc(radius)
     fade = config.fog * np.clip((depth / scene.radius - SPECTATOR_DISTANCE + 1) / 2, 0, 1)[:, None]
     shown = 255 * scene.color * (1 - fade) + np.array(config.background) * fade
