@@ -17,8 +17,19 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+_limit: int | None = None
+
+
+def limit_cores(count: int | None) -> None:
+    """Use at most so many cores from now on; for the start of a program, not for a library."""
+    global _limit  # noqa: PLW0603
+    _limit = count
+
+
 def available_cores() -> int:
     """Cores this process may use."""
+    if _limit is not None:
+        return _limit
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -418,6 +418,17 @@ def test_hopeless_starts_end_finite() -> None:
     assert solve(dataclasses.replace(scene, start_cameras=backward).problem()).status == (SolveStatus.NOT_FINITE,)
 
 
+def test_points_behind_do_not_stop_the_others() -> None:
+    scene = make_scene(frames=6, points=60)
+    behind = scene.start_points.xyz_world.clone()
+    behind[:, :3, 2] -= 40.0
+    points = dataclasses.replace(scene.start_points, xyz_world=behind)
+    solution = solve(dataclasses.replace(scene, start_points=points).problem())
+    seen = int(scene.inliers[:, :, :3].sum())
+    assert float(solution.cost_final) == pytest.approx(seen * 0.5e6, abs=1e-6)
+    assert_recovered(solution, scene, atol=1e-6)
+
+
 def test_two_frames_with_one_center_end_finite() -> None:
     scene = make_scene(frames=2)
     poses = scene.cameras.cam_from_world[:, :1].repeat(1, 2, 1, 1)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vggsfm_cli.bundle_adjustment.problem import BundleProblem, linearize, move_poses, residuals
+from vggsfm_cli.bundle_adjustment.problem import BEHIND_RESIDUAL, BundleProblem, linearize, move_poses, residuals
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import robust
 
@@ -189,7 +189,7 @@ class SchurSystem:
         """Linearise around ``state``."""
         loss = self.problem.loss
         xyz = state.xyz_world.index_select(0, self.active).T.contiguous()
-        by_cameras, by_points, blocks, products = [], [], [], []
+        by_cameras, by_points, blocks, products, behind = [], [], [], [], 0
         for view in self.views:
             lin = linearize(
                 view.model,
@@ -207,6 +207,7 @@ class SchurSystem:
             by_point = _components(lin.by_point) * weight
             blocks.append((columns @ columns.mT).sum(0))
             products.append(_point_products(by_point, columns[:, -1]))
+            behind += len(weight) - int(lin.in_front.count_nonzero())
             by_cameras.append(columns[:, :-1])
             by_points.append(by_point)
         block = torch.stack(blocks)
@@ -220,6 +221,7 @@ class SchurSystem:
             points=summed[:6],
             gradient_cameras=self.collect_vector(block[:, :-1, -1]) + prior.T @ error,
             gradient_points=summed[6:],
+            behind=behind,
         )
 
     def collect(
@@ -283,6 +285,7 @@ class NormalEquations:
         cameras: ``B``.
         points: ``C``, six numbers a point.
         gradient_cameras, gradient_points: of the cost.
+        behind: observations behind their cameras, which take no part.
     """
 
     system: SchurSystem
@@ -292,6 +295,13 @@ class NormalEquations:
     points: Float[Tensor, "6 K"]
     gradient_cameras: Float[Tensor, " D"]
     gradient_points: Float[Tensor, "3 K"]
+    behind: int
+
+    def constant_cost(self) -> float:
+        """The part of the cost that comes from points behind cameras and does not change with small steps."""
+        loss = self.system.problem.loss
+        each = robust.evaluate(loss.kind, torch.tensor(BEHIND_RESIDUAL**2, dtype=torch.float64), loss.scale)[0]
+        return 0.5 * self.behind * float(each)
 
     def largest_cosine(self, cost: Tensor) -> float:
         """Largest cosine of an angle between the residuals and a column of the Jacobian."""

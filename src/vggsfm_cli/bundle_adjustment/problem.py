@@ -287,12 +287,14 @@ class Linearization:
 
     Attributes:
         residual: in standard deviations.
+        in_front: False where the residual is the constant for points behind the camera, without derivatives.
         by_pose: with respect to the frame's update (rotation, translation).
         by_params: with respect to the camera's parameters.
         by_point: with respect to the point.
     """
 
     residual: Float[Tensor, "M 2"]
+    in_front: Bool[Tensor, " M"]
     by_pose: Float[Tensor, "M 2 6"]
     by_params: Float[Tensor, "M 2 P"]
     by_point: Float[Tensor, "M 2 3"]
@@ -344,6 +346,7 @@ def linearize(
     by_point = a[:, None] * rotation_rows[0] + b[:, None] * rotation_rows[1] + c[:, None] * rotation_rows[2]
     return Linearization(
         residual=_whitened_error(projected, xy, in_front, whitening),
+        in_front=in_front,
         by_pose=torch.cat([by_rotation, by_cam], 1).movedim(-1, 0),
         by_params=_whitened(whitening, by_params).movedim(-1, 0),
         by_point=by_point.movedim(-1, 0),

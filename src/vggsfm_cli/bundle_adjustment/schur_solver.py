@@ -97,7 +97,7 @@ class SchurAdjuster(BundleAdjuster):
             params_covariance=torch.stack(covariances) if covariances else None,
         )
 
-    def _solve_scene(self, system: "SchurSystem") -> _Solved:
+    def _solve_scene(self, system: SchurSystem) -> _Solved:
         if self.config.backward == "unroll" or not torch.is_grad_enabled():
             return self._iterate(system)
         with torch.no_grad():
@@ -115,7 +115,7 @@ class SchurAdjuster(BundleAdjuster):
         return self._replace(system, solved, state)
 
     @staticmethod
-    def _replace(system: "SchurSystem", solved: _Solved, state: State) -> _Solved:
+    def _replace(system: SchurSystem, solved: _Solved, state: State) -> _Solved:
         return _Solved(
             state=state,
             status=solved.status,
@@ -125,7 +125,7 @@ class SchurAdjuster(BundleAdjuster):
             damping=solved.damping,
         )
 
-    def _iterate(self, system: "SchurSystem") -> _Solved:
+    def _iterate(self, system: SchurSystem) -> _Solved:
         config = self.config
         state = system.start()
         cost = cost_initial = system.cost(state)
@@ -141,10 +141,11 @@ class SchurAdjuster(BundleAdjuster):
         if not bool(cost.isfinite()):
             return finish(SolveStatus.NOT_FINITE)
         negligible = system.count * NEGLIGIBLE_RESIDUAL**2
-        normal = system.normal_equations(state)
+        normal = None
         for _ in range(config.max_iterations):
             if float(cost.detach()) <= negligible:
                 return finish(SolveStatus.COST)
+            normal = normal or system.normal_equations(state)
             if normal.largest_cosine(cost) < config.gradient_tolerance:
                 return finish(SolveStatus.GRADIENT)
             step = normal.factor(damping).solve(normal.gradient_cameras, normal.gradient_points)
@@ -157,9 +158,9 @@ class SchurAdjuster(BundleAdjuster):
                 state, cost = candidate, candidate_cost
                 damping = max(damping * max(1 / 3, 1 - (2 * fall / promised - 1) ** 3), 1e-12)
                 growth, rejections = 2.0, 0
-                if fall < config.cost_tolerance * float(cost.detach()):
+                if fall < config.cost_tolerance * (float(cost.detach()) - normal.constant_cost()):
                     return finish(SolveStatus.COST)
-                normal = system.normal_equations(state)
+                normal = None
             else:
                 damping, growth, rejections = damping * growth, growth * 2, rejections + 1
                 if rejections > config.max_rejections:

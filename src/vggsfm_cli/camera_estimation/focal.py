@@ -37,8 +37,8 @@ class FocalVoteConfig:
 class _Votes:
     """The pairs of one scene as tensors, and the cameras they belong to."""
 
-    fundamental: Float[Tensor, "P 3 3"]
-    weight: Float[Tensor, " P"]
+    fundamental: Float[Tensor, "E 3 3"]
+    weight: Float[Tensor, " E"]
     camera1: Tensor
     camera2: Tensor
     models: tuple[str, ...]

@@ -56,12 +56,14 @@ def reconstruct(
     from vggsfm_cli.pipeline import ReconstructOptions
     from vggsfm_cli.pipeline import reconstruct as run_pipeline
     from vggsfm_cli.report import StageClock, build_report
+    from vggsfm_cli.threads import limit_cores
     from vggsfm_cli.visualization import save_overview
 
     check_writable(out, overwrite=overwrite)
     chosen_device = choose_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
+        limit_cores(threads)
     clock = StageClock()
     with StageProgress(quiet).drawing() as progress:
         with clock.stage("images"):

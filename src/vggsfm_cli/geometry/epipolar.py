@@ -74,8 +74,8 @@ def nearest_rank_2(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch
 
 
 def essential_mismatch(
-    fundamental: Float[Tensor, "*batch 3 3"], k1: Float[Tensor, "*batch 3 3"], k2: Float[Tensor, "*batch 3 3"]
-) -> Float[Tensor, "*batch"]:
+    fundamental: Float[Tensor, "*f 3 3"], k1: Float[Tensor, "*k 3 3"], k2: Float[Tensor, "*k 3 3"]
+) -> Float[Tensor, "*broadcast"]:
     """How far ``K2^T F K1`` is from an essential matrix: 0 when its two singular values are equal, up to 1.
 
     Source: Mendonca & Cipolla, "A simple technique for self-calibration", CVPR 1999.

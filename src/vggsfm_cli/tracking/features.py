@@ -42,7 +42,7 @@ class XFeatEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.net = XFeatModel()
-        self.net.norm = nn.Identity()
+        self.net.add_module("norm", nn.Identity())
 
     def forward(self, images: ImageSet) -> FeatureMaps:
         """Encode every frame; one frame at a time, so that memory does not grow with the scene."""
