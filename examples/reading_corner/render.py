@@ -51,6 +51,7 @@ Color = tuple[float, float, float]
 
 # ------------------------------------------------------------------------------------------------ the models
 
+
 @dataclass
 class Model:
     """A CC0 model of BlendSwap-CC-0.sh3f, its place in the room (metres, degrees) and its materials by name prefix."""
@@ -68,23 +69,71 @@ class Model:
 
 MODELS = [
     Model("armchair2", "Chair", "cris1983", 76803, 0.84, (-0.16, 0.42, 0.012), 10, {"": "leather"}),
-    Model("teddyBear", "Burlap Bear", "manitislate", 759, 0.36, (-0.12, 0.36, 0.395), 22,
-          {"eyes": "ebony", "": "plush"}, tilt=-8),
+    Model(
+        "teddyBear",
+        "Burlap Bear",
+        "manitislate",
+        759,
+        0.36,
+        (-0.12, 0.36, 0.395),
+        22,
+        {"eyes": "ebony", "": "plush"},
+        tilt=-8,
+    ),
     Model("crate", "Low poly Crate", "GyngaNynja", 71943, 0.50, (1.08, 0.50, 0.0), -17, {"": "pine"}),
-    Model("augalas", "Indoor Plant In A Pot", "MZiemys", 84195, 0.36, (1.05, 0.50, 0.50), 150,
-          {"Leaf": "leaf", "Stem": "stem", "Pot": "terracotta", "Ground": "soil"}),
-    Model("decorativePlant", "Decorative Plant in a pot", "MZiemys", 83379, 1.16, (-1.22, 0.62, 0.0), 40,
-          {"Leaves": "olive_leaf", "Branches": "stem", "Wood": "walnut", "PotMat": "granite", "Ground": "soil"}),
-    Model("caballito", "PW-Horse", "sangio", 53548, 0.50, (0.70, -0.44, 0.012), -28,
-          {"C3": "paint_cream", "Madera.001": "paint_red", "X": "paint_blue", "": "honey"}),
+    Model(
+        "augalas",
+        "Indoor Plant In A Pot",
+        "MZiemys",
+        84195,
+        0.36,
+        (1.05, 0.50, 0.50),
+        150,
+        {"Leaf": "leaf", "Stem": "stem", "Pot": "terracotta", "Ground": "soil"},
+    ),
+    Model(
+        "decorativePlant",
+        "Decorative Plant in a pot",
+        "MZiemys",
+        83379,
+        1.16,
+        (-1.22, 0.62, 0.0),
+        40,
+        {"Leaves": "olive_leaf", "Branches": "stem", "Wood": "walnut", "PotMat": "granite", "Ground": "soil"},
+    ),
+    Model(
+        "caballito",
+        "PW-Horse",
+        "sangio",
+        53548,
+        0.50,
+        (0.70, -0.44, 0.012),
+        -28,
+        {"C3": "paint_cream", "Madera.001": "paint_red", "X": "paint_blue", "": "honey"},
+    ),
     Model("stoneLantern", "Stone Lantern", "argonius", 75106, 0.52, (-1.02, -0.30, 0.012), 20, {"": "sandstone"}),
-    Model("cuckooClock", "Cuckoo Clock", "Guclu", 77889, 0.74, (0.62, 1.09, 1.16), 0,
-          {"Clock": "paint_cream", "Front": "walnut", "Back": "walnut", "Side": "walnut", "Pendulum": "brass",
-           "": "honey"}),
+    Model(
+        "cuckooClock",
+        "Cuckoo Clock",
+        "Guclu",
+        77889,
+        0.74,
+        (0.62, 1.09, 1.16),
+        0,
+        {
+            "Clock": "paint_cream",
+            "Front": "walnut",
+            "Back": "walnut",
+            "Side": "walnut",
+            "Pendulum": "brass",
+            "": "honey",
+        },
+    ),
 ]
 
 
 # ------------------------------------------------------------------------------------------------ shader nodes
+
 
 class Shader:
     """A node material on the Principled BSDF; coordinates are object coordinates in metres unless told otherwise."""
@@ -127,11 +176,18 @@ class Shader:
         self.connect(b, node.inputs[1])
         return node.outputs[0]
 
-    def noise(self, scale: float, detail: float = 6.0, vector: object = None, roughness: float = 0.6,
-              distortion: float = 0.0) -> bpy.types.NodeSocket:
+    def noise(
+        self, scale: float, detail: float = 6.0, vector: object = None, roughness: float = 0.6, distortion: float = 0.0
+    ) -> bpy.types.NodeSocket:
         """Fractal noise in 0..1 with `scale` bumps per metre."""
-        node = self.node("ShaderNodeTexNoise", Vector=vector or self.metres, Scale=scale, Detail=detail,
-                         Roughness=roughness, Distortion=distortion)
+        node = self.node(
+            "ShaderNodeTexNoise",
+            Vector=vector or self.metres,
+            Scale=scale,
+            Detail=detail,
+            Roughness=roughness,
+            Distortion=distortion,
+        )
         return node.outputs[0]
 
     def cells(self, scale: float, feature: str = "F1", vector: object = None) -> bpy.types.Node:
@@ -183,8 +239,15 @@ class Shader:
         node.interpolation = "Cubic"
         return node.outputs[0]
 
-    def finish(self, color: object, roughness: float = 0.7, height: object = None, depth: float = 0.002,
-               specular: float = 0.3, average: Color = (0.3, 0.2, 0.14)) -> bpy.types.Material:
+    def finish(
+        self,
+        color: object,
+        roughness: float = 0.7,
+        height: object = None,
+        depth: float = 0.002,
+        specular: float = 0.3,
+        average: Color = (0.3, 0.2, 0.14),
+    ) -> bpy.types.Material:
         """Connect colour, roughness and a bump of `depth` metres; return the material.
 
         Only what the camera sees is shaded in full. Bounced light meets a plain surface of the `average` colour: the
@@ -206,8 +269,15 @@ class Shader:
         return self.material
 
 
-def wood(name: str, dark: Color, middle: Color, light: Color, axes: tuple[float, float, float] = (9.0, 1.0, 9.0),
-         tone: bool = False, roughness: float = 0.55) -> bpy.types.Material:
+def wood(
+    name: str,
+    dark: Color,
+    middle: Color,
+    light: Color,
+    axes: tuple[float, float, float] = (9.0, 1.0, 9.0),
+    tone: bool = False,
+    roughness: float = 0.55,
+) -> bpy.types.Material:
     """Wood with grain along the axis of the smallest number; with `tone`, each board differs (mesh attribute)."""
     s = Shader(name)
     base = s.metres
@@ -234,8 +304,9 @@ def paint(name: str, color: Color) -> bpy.types.Material:
     brushed = s.grain(color, 160.0, 0.6, 1.15)
     brushed = s.grain(brushed, 26.0, 0.65, 1.1)
     chips = s.ramp(s.noise(34.0, 5.0, roughness=0.72), [(0.61, (0.0,) * 3), (0.63, (1.0,) * 3)])
-    bare = s.ramp(s.noise(60.0, 3.0, s.stretch(s.metres, (6, 1, 6))), [(0.3, (0.16, 0.08, 0.04)),
-                                                                       (0.7, (0.55, 0.36, 0.2))])
+    bare = s.ramp(
+        s.noise(60.0, 3.0, s.stretch(s.metres, (6, 1, 6))), [(0.3, (0.16, 0.08, 0.04)), (0.7, (0.55, 0.36, 0.2))]
+    )
     return s.finish(s.mix(chips, brushed, bare), 0.55, average=color)
 
 
@@ -262,15 +333,24 @@ def leaf(name: str, dark: Color, light: Color) -> bpy.types.Material:
 def leather() -> bpy.types.Material:
     """Worn reddish leather: patina, creases, scuffs."""
     s = Shader("leather")
-    color = s.ramp(s.noise(11.0, 6.0, roughness=0.68, distortion=0.6),
-                   [(0.28, (0.075, 0.018, 0.010)), (0.46, (0.24, 0.052, 0.026)), (0.60, (0.42, 0.125, 0.052)),
-                    (0.74, (0.56, 0.24, 0.11))])
-    warped = s.add(s.metres, s.stretch(s.node("ShaderNodeTexNoise", Vector=s.metres, Scale=30.0).outputs["Color"],
-                                       (0.03, 0.03, 0.03)))
+    color = s.ramp(
+        s.noise(11.0, 6.0, roughness=0.68, distortion=0.6),
+        [
+            (0.28, (0.075, 0.018, 0.010)),
+            (0.46, (0.24, 0.052, 0.026)),
+            (0.60, (0.42, 0.125, 0.052)),
+            (0.74, (0.56, 0.24, 0.11)),
+        ],
+    )
+    warped = s.add(
+        s.metres,
+        s.stretch(s.node("ShaderNodeTexNoise", Vector=s.metres, Scale=30.0).outputs["Color"], (0.03, 0.03, 0.03)),
+    )
     crease = s.cells(62.0, "DISTANCE_TO_EDGE", warped).outputs["Distance"]
     color = s.mix(0.75, color, s.ramp(crease, [(0.0, (0.22,) * 3), (0.14, (1.05,) * 3)]), "MULTIPLY")
-    scuff = s.ramp(s.noise(44.0, 5.0, s.stretch(s.metres, (1.0, 1.0, 2.2)), 0.75),
-                   [(0.57, (0.0,) * 3), (0.66, (0.75,) * 3)])
+    scuff = s.ramp(
+        s.noise(44.0, 5.0, s.stretch(s.metres, (1.0, 1.0, 2.2)), 0.75), [(0.57, (0.0,) * 3), (0.66, (0.75,) * 3)]
+    )
     color = s.mix(scuff, color, (0.58, 0.31, 0.17))
     color = s.grain(color, 230.0, 0.6, 1.15)
     return s.finish(color, 0.52, crease, 0.0015, 0.35)
@@ -279,8 +359,10 @@ def leather() -> bpy.types.Material:
 def plush() -> bpy.types.Material:
     """Burlap-like plush with coloured flecks."""
     s = Shader("plush")
-    color = s.ramp(s.noise(38.0, 5.0, roughness=0.75), [(0.3, (0.13, 0.065, 0.02)), (0.5, (0.47, 0.28, 0.10)),
-                                                        (0.7, (0.78, 0.58, 0.30))])
+    color = s.ramp(
+        s.noise(38.0, 5.0, roughness=0.75),
+        [(0.3, (0.13, 0.065, 0.02)), (0.5, (0.47, 0.28, 0.10)), (0.7, (0.78, 0.58, 0.30))],
+    )
     fleck = s.ramp(s.cells(190.0).outputs["Color"], [(0.1, (0.45,) * 3), (0.9, (1.3,) * 3)])
     color = s.mix(0.8, color, fleck, "MULTIPLY")
     color = s.grain(color, 14.0, 0.6, 1.15)
@@ -292,12 +374,20 @@ def bricks() -> bpy.types.Material:
     s = Shader("brick")
     tone = s.attribute("tone")
     base = s.add(s.metres, s.stretch(tone.outputs["Vector"], (9.0, 5.0, 17.0)))
-    color = s.ramp(tone.outputs["Fac"], [(0.10, (0.17, 0.055, 0.035)), (0.40, (0.33, 0.115, 0.06)),
-                                         (0.62, (0.42, 0.19, 0.11)), (0.85, (0.50, 0.31, 0.20))])
+    color = s.ramp(
+        tone.outputs["Fac"],
+        [
+            (0.10, (0.17, 0.055, 0.035)),
+            (0.40, (0.33, 0.115, 0.06)),
+            (0.62, (0.42, 0.19, 0.11)),
+            (0.85, (0.50, 0.31, 0.20)),
+        ],
+    )
     mottle = s.ramp(s.noise(24.0, 5.0, base, 0.72), [(0.3, (0.42,) * 3), (0.5, (0.95,) * 3), (0.7, (1.5,) * 3)])
     color = s.mix(0.9, color, mottle, "MULTIPLY")
-    color = s.mix(0.8, color, s.ramp(s.noise(130.0, 2.0, base, 0.7), [(0.34, (0.35,) * 3), (0.6, (1.15,) * 3)]),
-                  "MULTIPLY")
+    color = s.mix(
+        0.8, color, s.ramp(s.noise(130.0, 2.0, base, 0.7), [(0.34, (0.35,) * 3), (0.6, (1.15,) * 3)]), "MULTIPLY"
+    )
     lime = s.ramp(s.noise(7.0, 7.0, roughness=0.74), [(0.56, (0.0,) * 3), (0.68, (0.75,) * 3)])
     color = s.mix(lime, color, s.grain((0.66, 0.60, 0.52), 90.0, 0.55, 1.15))
     return s.finish(color, 0.92, s.noise(60.0, 3.0, base, 0.75), 0.006, 0.15)
@@ -306,27 +396,40 @@ def bricks() -> bpy.types.Material:
 def plaster() -> bpy.types.Material:
     """Trowelled, weathered lime plaster in layers of paint."""
     s = Shader("plaster")
-    color = s.ramp(s.noise(3.2, 8.0, roughness=0.72, distortion=0.5),
-                   [(0.30, (0.10, 0.155, 0.15)), (0.45, (0.20, 0.285, 0.255)), (0.56, (0.36, 0.42, 0.35)),
-                    (0.66, (0.56, 0.52, 0.41)), (0.75, (0.66, 0.58, 0.45))])
+    color = s.ramp(
+        s.noise(3.2, 8.0, roughness=0.72, distortion=0.5),
+        [
+            (0.30, (0.10, 0.155, 0.15)),
+            (0.45, (0.20, 0.285, 0.255)),
+            (0.56, (0.36, 0.42, 0.35)),
+            (0.66, (0.56, 0.52, 0.41)),
+            (0.75, (0.66, 0.58, 0.45)),
+        ],
+    )
     color = s.grain(color, 24.0, 0.62, 1.2)
     color = s.grain(color, 75.0, 0.6, 1.2)
     flakes = s.ramp(s.noise(9.5, 7.0, roughness=0.78), [(0.585, (0.0,) * 3), (0.60, (1.0,) * 3)])
     color = s.mix(flakes, color, s.grain((0.60, 0.50, 0.38), 60.0, 0.5, 1.1))
-    return s.finish(color, 0.92, s.noise(30.0, 4.0, roughness=0.72), 0.006, 0.15,
-                    average=(0.3, 0.33, 0.28))
+    return s.finish(color, 0.92, s.noise(30.0, 4.0, roughness=0.72), 0.006, 0.15, average=(0.3, 0.33, 0.28))
 
 
-def printed(name: str, pixels: np.ndarray, coordinate: str, fine: float, bump: float,
-            roughness: float = 0.85) -> bpy.types.Material:
+def printed(
+    name: str, pixels: np.ndarray, coordinate: str, fine: float, bump: float, roughness: float = 0.85
+) -> bpy.types.Material:
     """A picture on paper or cloth, with fibres of about 1 / `fine` metres and stains."""
     s = Shader(name)
     picture = s.image(pixels, s.node("ShaderNodeTexCoord").outputs[coordinate])
     color = s.grain(picture, fine, 0.6, 1.2)
     color = s.grain(color, fine / 4.0, 0.7, 1.15)
     color = s.grain(color, 6.0, 0.72, 1.12)
-    return s.finish(color, roughness, s.noise(fine, 1.0), bump, 0.15,
-                    average=tuple(float(c) for c in (pixels.reshape(-1, 3).mean(0) / 255.0) ** 2.2))
+    return s.finish(
+        color,
+        roughness,
+        s.noise(fine, 1.0),
+        bump,
+        0.15,
+        average=tuple(float(c) for c in (pixels.reshape(-1, 3).mean(0) / 255.0) ** 2.2),
+    )
 
 
 def make_materials() -> dict[str, bpy.types.Material]:
@@ -359,6 +462,7 @@ def make_materials() -> dict[str, bpy.types.Material]:
 
 
 # ------------------------------------------------------------------------------------------------ printed patterns
+
 
 def rug_pattern(rng: np.random.Generator, width: int = 2000, height: int = 1400) -> np.ndarray:
     """A hand-woven rug: mirrored ornament, but knotted with so many irregularities that no two spots are alike."""
@@ -421,8 +525,9 @@ def leaf_paper(rng: np.random.Generator, width: int = 2600, height: int = 2100) 
 
 def abstract_print(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
     """A colourful picture: hills of random strata under a few suns."""
-    palette = np.array([(206, 92, 50), (232, 176, 84), (40, 74, 98), (92, 140, 138), (236, 222, 190), (120, 44, 52),
-                        (70, 96, 62)])
+    palette = np.array(
+        [(206, 92, 50), (232, 176, 84), (40, 74, 98), (92, 140, 138), (236, 222, 190), (120, 44, 52), (70, 96, 62)]
+    )
     palette = palette[rng.permutation(len(palette))]
     picture = np.full((height, width, 3), palette[0], np.uint8)
     x = np.arange(width)
@@ -430,8 +535,9 @@ def abstract_print(rng: np.random.Generator, width: int, height: int) -> np.ndar
         centre = (int(rng.uniform(0.15, 0.85) * width), int(rng.uniform(0.1, 0.4) * height))
         cv2.circle(picture, centre, int(0.2 * width / ring), palette[ring].tolist(), -1, cv2.LINE_AA)
     for level in np.linspace(rng.uniform(0.2, 0.5), 0.95, 10):
-        waves = sum(rng.normal(0, 0.03 / k) * np.sin(x / width * math.tau * k + rng.uniform(0, 7))
-                    for k in range(1, 12))
+        waves = sum(
+            rng.normal(0, 0.03 / k) * np.sin(x / width * math.tau * k + rng.uniform(0, 7)) for k in range(1, 12)
+        )
         color = np.clip(palette[int(rng.integers(len(palette)))] * rng.uniform(0.7, 1.15), 0, 255)
         line = np.stack([x, (level + waves) * height], 1)
         shape = np.concatenate([line, [(width, height), (0, height)]]).astype(np.int32)
@@ -445,16 +551,24 @@ def abstract_print(rng: np.random.Generator, width: int, height: int) -> np.ndar
 
 # ------------------------------------------------------------------------------------------------ geometry
 
-def add_mesh(name: str, vertices: np.ndarray, faces: Sequence[Sequence[int]], material: bpy.types.Material,
-             tones: np.ndarray | None = None, bevel: float = 0.0) -> bpy.types.Object:
+
+def add_mesh(
+    name: str,
+    vertices: np.ndarray,
+    faces: Sequence[Sequence[int]],
+    material: bpy.types.Material,
+    tones: np.ndarray | None = None,
+    bevel: float = 0.0,
+) -> bpy.types.Object:
     """A mesh object; `tones` (faces x 3) becomes the attribute that varies bricks and boards."""
     mesh = bpy.data.meshes.new(name)
     mesh.from_pydata(vertices.tolist(), [], faces)
     mesh.materials.append(material)
     if tones is not None:
         attribute = mesh.attributes.new("tone", "FLOAT_COLOR", "CORNER")
-        corners = np.concatenate([np.repeat(tones, [len(f) for f in faces], 0),
-                                  np.ones((sum(map(len, faces)), 1))], 1).astype(np.float32)
+        corners = np.concatenate(
+            [np.repeat(tones, [len(f) for f in faces], 0), np.ones((sum(map(len, faces)), 1))], 1
+        ).astype(np.float32)
         attribute.data.foreach_set("color", corners.ravel())
     item = bpy.data.objects.new(name, mesh)
     bpy.context.collection.objects.link(item)
@@ -464,8 +578,9 @@ def add_mesh(name: str, vertices: np.ndarray, faces: Sequence[Sequence[int]], ma
     return item
 
 
-def add_boxes(name: str, boxes: np.ndarray, material: bpy.types.Material, rng: np.random.Generator,
-              bevel: float) -> bpy.types.Object:
+def add_boxes(
+    name: str, boxes: np.ndarray, material: bpy.types.Material, rng: np.random.Generator, bevel: float
+) -> bpy.types.Object:
     """Boxes given as rows (x0, y0, z0, x1, y1, z1), each with its own random tone."""
     corners = [(0, 1, 2), (3, 1, 2), (3, 4, 2), (0, 4, 2), (0, 1, 5), (3, 1, 5), (3, 4, 5), (0, 4, 5)]
     sides = [(3, 2, 1, 0), (4, 5, 6, 7), (0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7)]
@@ -483,8 +598,14 @@ def add_panel(name: str, corners: Sequence[Sequence[float]], material: bpy.types
     return item
 
 
-def add_cuboid(name: str, size: Sequence[float], material: bpy.types.Material, place: Sequence[float],
-               turn: float = 0.0, bevel: float = 0.003) -> bpy.types.Object:
+def add_cuboid(
+    name: str,
+    size: Sequence[float],
+    material: bpy.types.Material,
+    place: Sequence[float],
+    turn: float = 0.0,
+    bevel: float = 0.003,
+) -> bpy.types.Object:
     """A box of `size` standing on `place`, turned about the vertical by degrees."""
     sx, sy, sz = size
     box = np.array([[-sx / 2, -sy / 2, 0, sx / 2, sy / 2, sz]])
@@ -509,11 +630,15 @@ def build_room(mats: dict[str, bpy.types.Material], rng: np.random.Generator) ->
     for row, z in enumerate(np.arange(0, top, 0.077)):
         for x in np.arange(left - 0.2 + (row % 2) * 0.113, right + 0.2, 0.226):
             j = rng.normal(0, 0.0022, 5)
-            courses.append((x + j[0], back - 0.008 + 2 * j[1], z + j[2],
-                            x + 0.213 + j[3], back + 0.1, z + 0.065 + j[4]))
+            courses.append(
+                (x + j[0], back - 0.008 + 2 * j[1], z + j[2], x + 0.213 + j[3], back + 0.1, z + 0.065 + j[4])
+            )
     add_boxes("bricks", np.array(courses), mats["brick"], rng, 0.005)
-    add_panel("mortar", [(left, back + 0.003, 0), (right, back + 0.003, 0), (right, back + 0.003, top),
-                         (left, back + 0.003, top)], mats["mortar"])
+    add_panel(
+        "mortar",
+        [(left, back + 0.003, 0), (right, back + 0.003, 0), (right, back + 0.003, top), (left, back + 0.003, top)],
+        mats["mortar"],
+    )
     add_panel("plaster", [(left, front, 0), (left, back, 0), (left, back, top), (left, front, top)], mats["plaster"])
     paper = printed("paper", leaf_paper(rng), "UV", 170.0, 0.001)
     add_panel("paper", [(right, back, 0), (right, front, 0), (right, front, top), (right, back, top)], paper)
@@ -530,8 +655,14 @@ def build_room(mats: dict[str, bpy.types.Material], rng: np.random.Generator) ->
         w, h = width / 2, height / 2
         panel = add_panel(name, [(-w, -0.012, -h), (w, -0.012, -h), (w, -0.012, h), (-w, -0.012, h)], art)
         edge, thick = 0.035, 0.03
-        bars = np.array([(-w - edge, -thick, -h - edge, w + edge, 0, -h), (-w - edge, -thick, h, w + edge, 0, h + edge),
-                         (-w - edge, -thick, -h, -w, 0, h), (w, -thick, -h, w + edge, 0, h)])
+        bars = np.array(
+            [
+                (-w - edge, -thick, -h - edge, w + edge, 0, -h),
+                (-w - edge, -thick, h, w + edge, 0, h + edge),
+                (-w - edge, -thick, -h, -w, 0, h),
+                (w, -thick, -h, w + edge, 0, h),
+            ]
+        )
         frame = add_boxes(name + " frame", bars, mats["frame"], rng, 0.004)
         pose = Matrix.Translation(Vector(centre)) @ Matrix.Rotation(math.radians(turn), 4, "Z")
         panel.matrix_world = frame.matrix_world = pose
@@ -580,17 +711,25 @@ def add_model(model: Model, folder: Path, mats: dict[str, bpy.types.Material]) -
     item.data.vertices.foreach_set("co", points.astype(np.float32).ravel())
     item.data.update()
     for slot in item.material_slots:
-        key = next(k for k in [*sorted(filter(None, model.materials), key=len, reverse=True), ""]
-                   if slot.material.name.startswith(k))
+        key = next(
+            k
+            for k in [*sorted(filter(None, model.materials), key=len, reverse=True), ""]
+            if slot.material.name.startswith(k)
+        )
         slot.material = mats[model.materials[key]]
-    item.matrix_world = (Matrix.Translation(Vector(model.place)) @ Matrix.Rotation(math.radians(model.turn), 4, "Z")
-                         @ Matrix.Rotation(math.radians(model.tilt), 4, "X"))
+    item.matrix_world = (
+        Matrix.Translation(Vector(model.place))
+        @ Matrix.Rotation(math.radians(model.turn), 4, "Z")
+        @ Matrix.Rotation(math.radians(model.tilt), 4, "X")
+    )
 
 
 def add_lights() -> None:
     """A low, soft sun from the front left, a window-sized area light and a pale sky."""
-    def lamp(kind: str, place: tuple[float, float, float], target: tuple[float, float, float], energy: float,
-             color: Color) -> bpy.types.Light:
+
+    def lamp(
+        kind: str, place: tuple[float, float, float], target: tuple[float, float, float], energy: float, color: Color
+    ) -> bpy.types.Light:
         light = bpy.data.lights.new(kind, kind)
         light.energy, light.color = energy, color
         item = bpy.data.objects.new(kind, light)
@@ -611,6 +750,7 @@ def add_lights() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ cameras
+
 
 def view_poses(rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
     """World-to-camera rotations and translations on an uneven arc of 136 degrees around the armchair."""
@@ -699,16 +839,28 @@ def resample(pinhole: np.ndarray, focal: float, oversampling: int = 2) -> np.nda
 def write_ground_truth(path: Path, poses: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
     """Write every view's exact camera."""
     matrix = [[FOCAL, 0.0, CX], [0.0, FOCAL, CY], [0.0, 0.0, 1.0]]
-    images = {f"view_{i + 1:02d}.jpg": {"R": r.tolist(), "t": t.tolist(), "K": matrix, "width": WIDTH,
-                                        "height": HEIGHT, "distortion_k1k2p1p2": [K1, 0.0, 0.0, 0.0]}
-              for i, (r, t) in enumerate(poses)}
-    convention = ("x_cam = R x_world + t, metres; OpenCV axes (x right, y down, z forward); K in pixels, the centre of "
-                  "the top-left pixel is (0.5, 0.5); distortion as in OpenCV, only k1 is not 0 (COLMAP SIMPLE_RADIAL)")
-    path.write_text(json.dumps({"convention": convention, "trust": "exact (rendered)", "images": images}, indent=1)
-                    + "\n")
+    images = {
+        f"view_{i + 1:02d}.jpg": {
+            "R": r.tolist(),
+            "t": t.tolist(),
+            "K": matrix,
+            "width": WIDTH,
+            "height": HEIGHT,
+            "distortion_k1k2p1p2": [K1, 0.0, 0.0, 0.0],
+        }
+        for i, (r, t) in enumerate(poses)
+    }
+    convention = (
+        "x_cam = R x_world + t, metres; OpenCV axes (x right, y down, z forward); K in pixels, the centre of "
+        "the top-left pixel is (0.5, 0.5); distortion as in OpenCV, only k1 is not 0 (COLMAP SIMPLE_RADIAL)"
+    )
+    path.write_text(
+        json.dumps({"convention": convention, "trust": "exact (rendered)", "images": images}, indent=1) + "\n"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ main
+
 
 def build_scene(models: Path) -> None:
     """Everything but the camera."""
@@ -755,8 +907,11 @@ def main() -> None:
             timed(f"view {number}", lambda: bpy.ops.render.render(write_still=True))
             pinhole = cv2.imread(str(raw), cv2.IMREAD_UNCHANGED).astype(np.float32) / 257.0
             picture = np.clip(np.rint(resample(pinhole, focal)), 0, 255).astype(np.uint8)
-            cv2.imwrite(str(args.out / "images" / f"view_{number:02d}.jpg"), picture,
-                        [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1])
+            cv2.imwrite(
+                str(args.out / "images" / f"view_{number:02d}.jpg"),
+                picture,
+                [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1],
+            )
 
 
 if __name__ == "__main__":

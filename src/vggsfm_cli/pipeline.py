@@ -38,8 +38,8 @@ def reconstruct(
     """Cameras and points of one scene (B = 1).
 
     Returns:
-        One reconstruction a connected group of images, largest first, with points in color. The ``report`` of each holds
-        its figures; that of the first also seconds and peak memory of each stage, and why images were not registered.
+        One reconstruction a connected group of images, largest first, with points in color. The ``report`` of each
+        holds its figures; that of the first also the time and memory of each stage, and why images were left out.
 
     Raises:
         ReconstructionFailed: a stage found too little to go on; the message names it and the counts.

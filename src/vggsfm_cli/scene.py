@@ -2,9 +2,9 @@
 
 Axes: ``B`` scenes, ``S`` frames, ``N`` tracks (track n is point n from tracker to adjustment), ``C`` physical cameras.
 
-Two pixel frames exist. *Network pixels* live inside ``tracking`` only: upright, resized, padded. *Stored pixels* are those
-of the file on disk, EXIF rotation not applied. Everything that leaves ``tracking`` is in stored pixels. Both have a corner
-origin: the centre of the top-left pixel is at (0.5, 0.5). Booleans say what to keep.
+Two pixel frames exist. *Network pixels* live inside ``tracking`` only: upright, resized, padded. *Stored pixels* are
+those of the file on disk, EXIF rotation not applied. Everything that leaves ``tracking`` is in stored pixels. Both have
+a corner origin: the centre of the top-left pixel is at (0.5, 0.5). Booleans say what to keep.
 """
 
 import dataclasses
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import pose
-
 
 Record = TypeVar("Record", bound="TensorRecord")
 

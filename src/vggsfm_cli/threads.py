@@ -1,8 +1,8 @@
 """Work side by side on CPU threads, on purpose.
 
 Small tensor operations gain nothing from a thread pool inside each of them, and two such pools beside other work can be
-several times slower than one thread. So the library runs each operation on one thread and independent pieces of work side
-by side: torch releases the interpreter's lock while it computes.
+several times slower than one thread. So the library runs each operation on one thread and independent pieces of work
+side by side: torch releases the interpreter's lock while it computes.
 """
 
 import os

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
-from warped import EXAMPLE
 
 from vggsfm_cli import load_model, read_colmap, read_images, reconstruct, write_colmap
 from vggsfm_cli.cli.app import app
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.geometry import pose, rotation
+from warped import EXAMPLE
 
 WIDTH, HEIGHT = 768, 576  # of the crops below
 EXIF_ORIENTATION = 0x0112

@@ -1,10 +1,10 @@
 """Sub-pixel refinement: known warps are found, and the covariance knows how well."""
 
 import torch
-from warped import homography, move, photograph, warp
 
 from vggsfm_cli.tracking import lucas_kanade
 from vggsfm_cli.tracking.lucas_kanade import LucasKanadeConfig
+from warped import homography, move, photograph, warp
 
 CONFIG = LucasKanadeConfig()
 

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from warped import homography, image_set, move, photograph, warp
 
 from vggsfm_cli.checkpoints import load_model
 from vggsfm_cli.scene import Queries
@@ -12,6 +11,7 @@ from vggsfm_cli.tracking.features import select_keypoints
 from vggsfm_cli.tracking.queries import QueryConfig
 from vggsfm_cli.tracking.rounds import RoundsConfig, track_in_rounds
 from vggsfm_cli.tracking.starts import StartConfig, local_affinity, nearest
+from warped import homography, image_set, move, photograph, warp
 
 
 @pytest.fixture(scope="module")

@@ -70,8 +70,8 @@ class SchurSystem:
         self.active = seen.nonzero().flatten()
         self.point = (seen.cumsum(0) - 1)[point]
         self.views = self._views(torch.bincount(frame, minlength=frames).tolist(), cameras.camera_index[b].tolist())
-        self.pairs = self._pairs() if problem.points_free else []
         self._number_unknowns()
+        self.pairs = self._pairs() if problem.points_free and self.unknowns else []
         self.empty = self.count == 0 or (self.unknowns == 0 and not problem.points_free)
         self.prior_weight = problem.log_focal_spread[b].square().reciprocal()
 

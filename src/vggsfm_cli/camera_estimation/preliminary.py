@@ -124,7 +124,7 @@ class PreliminaryCameraEstimator(CameraEstimator):
     def _quick_points(
         self, graph: ViewGraph, cameras: Cameras, pairs: list[Pair]
     ) -> tuple[Bool[Tensor, "P m"], Float[Tensor, "P m"]]:
-        """Whether some inliers of every pair lie in front of both cameras, and their angles, from ``F`` and ``K`` alone."""
+        """Whether inliers of every pair lie in front of both cameras, and their angles, from ``F`` and ``K`` alone."""
         samples = []
         for pair in pairs:
             chosen = pair.tracks[pair.inliers]

@@ -1,7 +1,7 @@
 """Which frames see the same things, and the two-view geometry between them.
 
-The graph is built without calibration (fundamental matrices), so it serves the vote on the focal length. ``relative_poses``
-then measures the edges again with cameras.
+The graph is built without calibration (fundamental matrices), so it serves the vote on the focal length.
+``relative_poses`` then measures the edges again with cameras.
 """
 
 from dataclasses import dataclass, field

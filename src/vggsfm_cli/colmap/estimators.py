@@ -50,7 +50,7 @@ class PhysicalCamera:
     def to_pycolmap(self) -> pycolmap.Camera:
         """The same for pycolmap; trailing padding of the parameters is dropped."""
         camera = pycolmap.Camera.create_from_model_name(0, self.model, 1.0, self.width, self.height)
-        camera.params = np.asarray(self.params[: len(camera.params)], dtype=np.float64)
+        camera.params = self.params[: len(camera.params)].astype(np.float64).tolist()
         return camera
 
 
@@ -251,7 +251,7 @@ def _bare_reconstruction(
         reconstruction.add_image_with_trivial_frame(image)
     for n in range(xy.shape[1]):
         track = pycolmap.Track()
-        for s in np.flatnonzero(seen[:, n]):
-            track.add_element(int(s) + 1, int(rank[s, n]))
+        for s in np.flatnonzero(seen[:, n]).tolist():
+            track.add_element(s + 1, int(rank[s, n]))
         reconstruction.add_point3D(np.zeros(3), track)
     return reconstruction

@@ -29,7 +29,7 @@ def _homogeneous(xy: Tensor) -> Tensor:
 def sampson_error(
     matrix: Float[Tensor, "*batch 3 3"], xy1: Float[Tensor, "*batch N 2"], xy2: Float[Tensor, "*batch N 2"]
 ) -> Float[Tensor, "*batch N"]:
-    """Signed first-order distance of correspondences to the epipolar constraint, in the units of ``xy`` (H&Z 11.4.3)."""
+    """Signed first-order distance of correspondences to the epipolar constraint, in units of ``xy`` (H&Z 11.4.3)."""
     x1, x2 = _homogeneous(xy1), _homogeneous(xy2)
     line2 = x1 @ matrix.mT
     line1 = x2 @ matrix
@@ -54,7 +54,7 @@ def eight_point(
 ) -> Float[Tensor, "*batch 3 3"]:
     """Fundamental matrix of weighted correspondences, linearly (H&Z 11.2), of rank 2 and unit norm.
 
-    Differentiable in all three arguments as long as eight points in general position have weight; the sign is arbitrary.
+    Differentiable in all arguments as long as eight points in general position have weight; the sign is arbitrary.
     """
     normalise1, normalise2 = _normalisation(xy1, weights), _normalisation(xy2, weights)
     x1 = _homogeneous(xy1) @ normalise1.mT

@@ -1,7 +1,8 @@
 """Robust losses on squared residual norms, and the weights that iterated least squares gives them.
 
-With ``s`` the squared norm over the squared scale: ``huber`` is linear beyond 1, ``cauchy`` logarithmic, ``geman_mcclure``
-bounded. See Zhang, "Parameter estimation techniques" (1997), and Triggs et al., "Bundle adjustment" (2000), Sec. 3.3.
+With ``s`` the squared norm over the squared scale: ``huber`` is linear beyond 1, ``cauchy`` logarithmic,
+``geman_mcclure`` bounded. See Zhang, "Parameter estimation techniques" (1997), and Triggs et al., "Bundle adjustment"
+(2000), Sec. 3.3.
 """
 
 from enum import StrEnum

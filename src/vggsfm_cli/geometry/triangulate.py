@@ -37,8 +37,8 @@ def triangulate(
 ) -> Float[Tensor, "*batch 3"]:
     """The point that fits all views best, linearly.
 
-    Each view gives two rows ``u p3 - p1`` and ``v p3 - p2`` of the system; their error is the reprojection error times the
-    depth, so the system is solved again with weights ``1 / depth^2``.
+    Each view gives two rows ``u p3 - p1`` and ``v p3 - p2`` of the system; their error is the reprojection error times
+    the depth, so the system is solved again with weights ``1 / depth^2``.
 
     Args:
         xy_normalized: undistorted positions on the z = 1 plane.

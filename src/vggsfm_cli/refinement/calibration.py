@@ -1,8 +1,8 @@
 """Freeing the principal point, last, and only where the geometry holds it.
 
 A principal point that is pinned at the centre bends every rotation a little; one that the views do not determine drifts
-and takes the poses along. So the adjustment that frees it also says how well it is determined, and only a small posterior
-deviation lets the result stand.
+and takes the poses along. So the adjustment that frees it also says how well it is determined, and only a small
+posterior deviation lets the result stand.
 """
 
 import dataclasses

@@ -31,7 +31,7 @@ def normalized(model: Model) -> Model:
 
 
 def to_reconstruction(scene: Scene, model: Model, report: dict[str, Any]) -> Reconstruction:
-    """Keep what is registered and observed; renumber frames, cameras and points. Colours are zero until ``colorize``."""
+    """Keep what is registered and observed, renumbered. Colours are zero until ``colorize``."""
     frames = model.frames
     inliers = model.inliers[0, frames]
     points = (model.points.valid[0] & (inliers.sum(0) >= 2)).nonzero().flatten()  # noqa: PLR2004

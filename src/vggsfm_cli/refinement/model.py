@@ -113,7 +113,7 @@ def adjusted(
 
 
 def sensible(images: ImageSet, cameras: Cameras) -> bool:
-    """Whether all numbers are finite and the intrinsics are those of some camera (focal length, distortion in bounds)."""
+    """Whether all numbers are finite and the intrinsics are those of some camera (focal, distortion in bounds)."""
     if not bool(torch.isfinite(cameras.params).all() & torch.isfinite(cameras.cam_from_world).all()):
         return False
     long_side = images.stored_size[0].amax(-1)

@@ -1,8 +1,8 @@
 """Inference policy of stage 1: from which frames to track, and how rounds add up.
 
-Each round tracks from one frame. Points of that frame which no track covers start new tracks; tracks that are seen there
-but not everywhere are carried on from their very position, so a track can reach frames that its first frame could not
-see. A new track that lands on an existing one is the same scene point: it is merged into it.
+Each round tracks from one frame. Points of that frame which no track covers start new tracks; tracks that are seen
+there but not everywhere are carried on from their very position, so a track can reach frames that its first frame
+could not see. A new track that lands on an existing one is the same scene point: it is merged into it.
 """
 
 from dataclasses import dataclass, field

@@ -1,8 +1,8 @@
 """Where a track begins its search in another frame: global correlation, checked by the way back and by its neighbours.
 
-A query's descriptor is compared with every cell of a frame at once, so a track need not walk from the query's own pixel.
-Starts whose way back leads to the query again vote on a local affinity; a start is believed when it agrees with what its
-neighbours in the query frame did, and one that disagrees with a clear majority of them is lent theirs.
+A query's descriptor is compared with every cell of a frame at once, so a track need not walk from the query's pixel.
+Starts whose way back leads to the query again vote on a local affinity; a start is believed when it agrees with what
+its neighbours in the query frame did, and one that disagrees with a clear majority of them is lent theirs.
 """
 
 from dataclasses import dataclass
@@ -91,7 +91,8 @@ def find_starts(
 
     Args:
         xy: network pixels in the query frame.
-        query_map, target_map: descriptors of the two frames.
+        query_map: descriptors of the query frame.
+        target_map: descriptors of the other frame.
         neighbours: for each query, others near it in the query frame.
         config: settings.
     """

@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vggsfm_cli.scene import ImageSet, Queries, Tracks
+from vggsfm_cli.threads import map_threads
 from vggsfm_cli.tracking import lucas_kanade
 from vggsfm_cli.tracking.features import FeatureMaps, XFeatEncoder
 from vggsfm_cli.tracking.interface import PointTracker
-from vggsfm_cli.threads import map_threads
 from vggsfm_cli.tracking.lucas_kanade import LucasKanadeConfig, Pyramid
 from vggsfm_cli.tracking.starts import StartConfig, find_starts, nearest
 

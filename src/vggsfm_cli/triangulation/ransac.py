@@ -1,7 +1,7 @@
 """Triangulation without parameters: hypotheses from pairs of views, consensus, local optimisation.
 
-Everything is computed for all tracks at once. Tracks are sorted by length and handled in chunks, so that short tracks do
-not pay for long ones.
+Everything is computed for all tracks at once. Tracks are sorted by length and handled in chunks, so that short tracks
+do not pay for long ones.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,6 @@ from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import triangulate as multiview
 from vggsfm_cli.scene import Cameras, Points, Tracks
 from vggsfm_cli.triangulation.interface import Triangulator
-
 
 UNDISTORT_ITERATIONS = 4
 """Newton steps to undo the distortion; it converges quadratically."""
@@ -40,7 +39,7 @@ class RansacTriangulatorConfig:
 
 @dataclass(frozen=True, eq=False)
 class _Views:
-    """Observations of a chunk of tracks, padded to the longest: positions, poses, pixels per unit of the z = 1 plane."""
+    """Observations of a chunk of tracks, padded to the longest: positions, poses, thresholds on the z = 1 plane."""
 
     xy: Float[Tensor, "n V 2"]
     cam_from_world: Float[Tensor, "n V 3 4"]
@@ -65,7 +64,7 @@ class RansacTriangulator(Triangulator):
         Args:
             cameras: frames that are not registered are ignored.
             tracks: in stored pixels.
-            max_error_px: reprojection error of an inlier in stored pixels, frame by frame; by default the configured one.
+            max_error_px: reprojection error of an inlier in stored pixels, of each frame; the configured one if None.
         """
         if max_error_px is None:
             max_error_px = torch.full_like(cameras.cam_from_world[..., 0, 0], self.config.max_error_px)
@@ -85,7 +84,7 @@ class RansacTriangulator(Triangulator):
         tracks: Tracks,
         max_error_px: Float[Tensor, "B S"] | None = None,
     ) -> Bool[Tensor, "B S N"]:
-        """Observations that agree with the points: seen by a registered frame, in front of it, close to the projection."""
+        """Observations that agree with the points: in a registered frame, in front of it, close to the projection."""
         if max_error_px is None:
             max_error_px = torch.full_like(cameras.cam_from_world[..., 0, 0], self.config.max_error_px)
         error = reprojection_error(cameras, points, tracks)
