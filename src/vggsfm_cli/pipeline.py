@@ -55,7 +55,7 @@ def reconstruct(
             found = reconstruct_from_tracks(
                 images.to("cpu"),
                 tracks.to("cpu"),
-                camera_estimator=None,
+                camera_estimator=model.camera_estimator,
                 triangulator=model.triangulator,
                 adjuster=model.adjuster,
                 options=options.mapping,

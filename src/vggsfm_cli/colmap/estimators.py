@@ -225,9 +225,9 @@ def _average(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within this block pycolmap writes errors only."""
+    """Within this block pycolmap writes nothing unless it stops the process."""
     before = pycolmap.logging.minloglevel
-    pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
+    pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value
     try:
         yield
     finally:

@@ -80,6 +80,17 @@ def log(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
     return factor * v
 
 
+def between_rays(
+    source: Float[Tensor, "*batch N 3"], target: Float[Tensor, "*batch N 3"], weights: Float[Tensor, "*batch N"]
+) -> Float[Tensor, "*batch 3 3"]:
+    """The rotation that turns weighted directions ``source`` best into ``target`` (Wahba's problem, by SVD)."""
+    covariance = torch.einsum("...n,...ni,...nj->...ij", weights, target, source)
+    u, _, vt = torch.linalg.svd(covariance)
+    sign = (torch.linalg.det(u) * torch.linalg.det(vt)).sign()
+    last = torch.cat([u[..., :2], u[..., 2:] * sign[..., None, None]], -1)
+    return last @ vt
+
+
 def angle_deg(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch"]:
     """Rotation angle in degrees, 0 to 180, accurate for small angles."""
     sine = torch.stack(

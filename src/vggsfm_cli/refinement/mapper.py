@@ -23,7 +23,7 @@ from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.refinement.finish import normalized, to_reconstruction
 from vggsfm_cli.refinement.growth import GrowthConfig, grow, seed_model, settle
-from vggsfm_cli.refinement.model import Model, Scene, score, sensible, triangulate
+from vggsfm_cli.refinement.model import Model, Scene, parallax_px, score, sensible, triangulate
 from vggsfm_cli.refinement.resection import Attempt
 from vggsfm_cli.refinement.schedule import (
     ScheduleConfig,
@@ -56,6 +56,8 @@ class MappingOptions:
     min_frames: int = 2  # of the first model
     min_further_frames: int = 3  # of every model after it
     min_points: int = 30
+    min_parallax_px: float = 1.0  # left between the most different frames when a rotation alone is fitted
+    min_parallax_noise: float = 10.0  # and so many standard deviations of the residuals
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -171,9 +173,10 @@ class _Mapper:
         seen = self.scene.seen
         shared = (seen.double() @ seen.double().mT).fill_diagonal_(0)
         most = int(shared.max()) if shared.numel() else 0
+        usable = int((seen.sum(0) > 1).sum())
         return ReconstructionFailed(
             f"Camera estimation: no two of {int(self.images.frame_valid.sum())} frames are connected; the best pair "
-            f"shares {most} tracks of {seen.shape[1]}, {self.preliminary.config.view_graph.min_shared} are needed.",
+            f"shares {most} of {usable} tracks, {self.preliminary.config.view_graph.min_shared} are needed.",
             "Take photographs with more overlap, or with more texture.",
         )
 
@@ -201,6 +204,10 @@ class _Mapper:
         )
         self._tell("refinement", 1, 1)
         if int(model.points.valid.sum()) < self.options.min_points or not sensible(self.images, model.cameras):
+            return None
+        parallax = parallax_px(self.scene, model)
+        if parallax < max(self.options.min_parallax_px, self.options.min_parallax_noise * noise_px(self.scene, model)):
+            logger.info("the model is dropped: its frames differ by a rotation and %.2f px", parallax)
             return None
         return model, best.origin, {**best.failed, **failed}
 

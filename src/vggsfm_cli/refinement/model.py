@@ -7,13 +7,15 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from vggsfm_cli.bundle_adjustment.interface import BundleAdjuster
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters, RobustLoss, build_problem
 from vggsfm_cli.geometry import camera as camera_models
+from vggsfm_cli.geometry import rotation
 from vggsfm_cli.geometry.robust import Loss
 from vggsfm_cli.scene import Cameras, ImageSet, Points, Tracks
-from vggsfm_cli.triangulation.ransac import RansacTriangulator, reprojection_error
+from vggsfm_cli.triangulation.ransac import RansacTriangulator, frame_focal, reprojection_error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -140,3 +142,36 @@ def score(scene: Scene, model: Model, max_error_px: float) -> float:
     error = reprojection_error(model.cameras, model.points, scene.tracks) / (max_error_px * scene.scale[..., None])
     gain = torch.where(model.inliers, 2 * (1 - error.square()).clamp_min(0), torch.zeros_like(error)).sum(1) - 3
     return float(gain.clamp_min(0).sum())
+
+
+def parallax_px(scene: Scene, model: Model, max_pairs: int = 50) -> float:
+    """Median distance in network pixels that no rotation between two frames explains, of the pair where it is largest.
+
+    The focal length is fitted too, within a factor of 1.4, and the distortion may be left out, since a camera that only
+    turns can be mistaken for one that moves and has another lens. Near zero: the camera did not move, whatever the
+    model says.
+    """
+    shared = model.inliers[0].double() @ model.inliers[0].double().mT
+    pairs = [(a, b) for i, a in enumerate(model.frames) for b in model.frames[i + 1 :] if shared[a, b] >= 15]  # noqa: PLR2004
+    pairs = sorted(pairs, key=lambda pair: -float(shared[pair]))[:max_pairs]
+    plain = model.cameras.params.clone()
+    for c, name in enumerate(model.cameras.models):
+        plain[:, c, list(camera_models.distortion_indices(name))] = 0
+    without_distortion = dataclasses.replace(model.cameras, params=plain)
+    return min(_parallax_px(scene, model, cameras, pairs) for cameras in (model.cameras, without_distortion))
+
+
+def _parallax_px(scene: Scene, model: Model, cameras: Cameras, pairs: list[tuple[int, int]]) -> float:
+    uv = cameras.unproject(scene.tracks.xy)[0]
+    focal = frame_focal(cameras)[0]
+    factors = torch.exp(torch.linspace(-0.35, 0.35, 15, dtype=uv.dtype))
+    largest = torch.zeros_like(factors)
+    for a, b in pairs:
+        both = model.inliers[0, a] & model.inliers[0, b]
+        one = torch.ones(len(factors), int(both.sum()), 1, dtype=uv.dtype)
+        rays1, rays2 = (torch.cat([uv[s, both] / factors[:, None, None], one], -1) for s in (a, b))
+        turn = rotation.between_rays(normalize(rays1, dim=-1), normalize(rays2, dim=-1), one.squeeze(-1))
+        moved = rays1 @ turn.mT
+        residual = (moved[..., :2] / moved[..., 2:] - rays2[..., :2]).norm(dim=-1).median(-1).values
+        largest = torch.maximum(largest, residual * factors * focal[b] / scene.scale[0, b])
+    return float(largest.min())

@@ -10,7 +10,12 @@ from torch import Tensor
 from vggsfm_cli.bundle_adjustment.interface import BundleAdjuster
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
-from vggsfm_cli.refinement.calibration import PrincipalPointConfig, free_principal_point
+from vggsfm_cli.refinement.calibration import (
+    DistortionConfig,
+    PrincipalPointConfig,
+    free_distortion,
+    free_principal_point,
+)
 from vggsfm_cli.refinement.model import Model, Scene, adjusted, filtered, triangulate
 from vggsfm_cli.refinement.resection import Attempt, ResectionConfig, place_frames, visible_points
 from vggsfm_cli.scene import Tracks
@@ -23,11 +28,14 @@ class ScheduleConfig:
 
     reprojection_px: tuple[float, ...] = (4.0, 2.5, 1.5)  # one round each
     noise_factor: float = 4.0  # a threshold is never below so many robust standard deviations of the residuals
+    focal_from: int = 3  # frames that hold a focal length
+    distortion_from: int = 4  # fewer hold a distortion badly, and it takes the focal length along
     loss_scale: float = 1.0  # of the Cauchy loss, in standard deviations of the residuals
     max_adjusted_tracks: int = 8000  # best tracks that take part in the adjustment of the cameras
     min_frame_inliers: int = 15  # frames with fewer inlier observations are taken out
     min_frame_ratio: float = 0.1  # and those with a smaller share of the observations that could agree
     resection: ResectionConfig = field(default_factory=ResectionConfig)
+    distortion: DistortionConfig = field(default_factory=DistortionConfig)
     principal_point: PrincipalPointConfig = field(default_factory=PrincipalPointConfig)
     quick_adjuster: SchurConfig = field(default_factory=lambda: SchurConfig(max_iterations=15, cost_tolerance=1e-4))
 
@@ -83,7 +91,10 @@ def run_last_round(
     part = dataclasses.replace(
         model, inliers=model.inliers & spread_tracks(scene, model, config.max_adjusted_tracks)[None, None]
     )
-    part = free_principal_point(scene, part, config.loss_scale, config.principal_point)
+    distortion = len(model.frames) >= config.distortion_from
+    if not distortion:
+        part, distortion = free_distortion(scene, part, config.loss_scale, config.distortion)
+    part = free_principal_point(scene, part, config.loss_scale, config.principal_point, distortion=distortion)
     model = dataclasses.replace(model, cameras=part.cameras, points=part.points)
     threshold = max(config.reprojection_px[-1], config.noise_factor * noise_px(scene, model))
     return without_weak_frames(scene, triangulate(scene, model.cameras, threshold), config), failed
@@ -113,7 +124,7 @@ def _place_missing(
 
 def _adjust(scene: Scene, model: Model, adjuster: BundleAdjuster, config: ScheduleConfig) -> Model:
     frames = len(model.frames)
-    free = FreeParameters(focal=frames >= 3, distortion=frames >= 3)  # noqa: PLR2004
+    free = FreeParameters(focal=frames >= config.focal_from, distortion=frames >= config.distortion_from)
     chosen = spread_tracks(scene, model, config.max_adjusted_tracks)
     part = dataclasses.replace(model, inliers=model.inliers & chosen[None, None])
     moved = adjusted(scene, part, adjuster, free, config.loss_scale)

@@ -158,9 +158,9 @@ def blank_images(world: World, focal_spread: float = 0.5, scale: float = 1.0) ->
 def join(first: World, second: World) -> World:
     """Both worlds in one: all frames and all points, each seen as before; the cameras stay apart.
 
-    The second world stands far off, so that no frame sees points of the other.
+    The second world stands far above the first, so that no frame sees points of the other.
     """
-    far = torch.tensor([1e4, 0.0, 0.0], dtype=torch.float64)
+    far = torch.tensor([0.0, -1e4, 0.0], dtype=torch.float64)
     poses = second.cameras.cam_from_world.clone()
     poses[..., 3] = poses[..., 3] - (poses[..., :3] @ far[:, None]).squeeze(-1)
     cameras = Cameras(

@@ -1,0 +1,115 @@
+"""The promises that every stage after the tracker keeps, whatever stands behind its interface.
+
+The tracker's own are in ``tracking/test_tracker.py``: they need pictures.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from vggsfm_cli.bundle_adjustment.problem import build_problem
+from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
+from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
+from vggsfm_cli.scene import Cameras, Points, TensorRecord, Tracks
+from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
+from vggsfm_cli.synthetic.worlds import World, WorldConfig, blank_images, make_world, observe
+from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
+
+Run = Callable[[World, Tracks], TensorRecord]
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.cuda,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
+        ],
+    ),
+]
+
+
+def estimate(world: World, tracks: Tracks) -> Cameras:
+    return PreliminaryCamerasConfig().build()(blank_images(world).to(tracks.xy.device), tracks)
+
+
+def triangulate(world: World, tracks: Tracks) -> Points:
+    return RansacTriangulatorConfig().build()(world.cameras, tracks)
+
+
+def adjust(world: World, tracks: Tracks) -> Cameras:
+    inliers = tracks.visible()
+    return SchurConfig().build()(build_problem(world.cameras, world.points, tracks, inliers)).cameras
+
+
+STAGES = {"camera estimator": estimate, "triangulator": triangulate, "adjuster": adjust}
+
+
+def tensors(record: TensorRecord) -> dict[str, Tensor]:
+    values = {item.name: getattr(record, item.name) for item in dataclasses.fields(record)}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def world_of(seed: int) -> tuple[World, Tracks]:
+    world = make_world(WorldConfig(frames=6, points=300), seed)
+    noise = NoiseConfig(sigma_px=0.3, outliers=0.0, missing=0.2)
+    return world, add_noise(observe(world), world.sizes, noise, seed)
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES.keys())
+class TestStageContract:
+    @pytest.mark.parametrize("device", DEVICES)
+    def test_device_agrees_with_cpu(self, stage: Run, device: str) -> None:
+        world, tracks = world_of(0)
+        expected = tensors(stage(world, tracks))
+        found = tensors(stage(world.to(device), tracks.to(device)))
+        for name, value in found.items():
+            assert value.device.type == device, name
+            torch.testing.assert_close(value.cpu(), expected[name], atol=1e-6, rtol=1e-6)
+
+    def test_order_of_tracks_does_not_matter(self, stage: Run) -> None:
+        world, tracks = world_of(1)
+        order = torch.randperm(tracks.xy.shape[2], generator=torch.Generator().manual_seed(0))
+        shuffled = dataclasses.replace(
+            tracks,
+            xy=tracks.xy[:, :, order],
+            visibility=tracks.visibility[:, :, order],
+            covariance=tracks.covariance[:, :, order],
+            query_frame=tracks.query_frame[:, order],
+            valid=tracks.valid[:, order],
+        )
+        points = dataclasses.replace(
+            world.points, xyz_world=world.points.xyz_world[:, order], valid=world.points.valid[:, order]
+        )
+        plain = tensors(stage(world, tracks))
+        moved = tensors(stage(dataclasses.replace(world, points=points), shuffled))
+        for name, unordered in plain.items():
+            value = unordered[:, order] if name in ("xyz_world", "valid") else unordered
+            if stage is estimate and name == "cam_from_world":
+                # RANSAC draws by position: another order gives an equally good, not an equal pose
+                torch.testing.assert_close(moved[name], value, atol=0.05, rtol=0)
+            elif stage is estimate and value.is_floating_point():
+                torch.testing.assert_close(moved[name], value, atol=1e-6, rtol=0.05)
+            else:
+                torch.testing.assert_close(moved[name], value, atol=1e-6, rtol=1e-6)
+
+    def test_invisible_and_invalid_tracks_do_no_harm(self, stage: Run) -> None:
+        world, tracks = world_of(2)
+        hidden = tracks.visibility.clone()
+        hidden[:, :, :20] = 0
+        garbage = tracks.xy.clone()
+        garbage[:, :, :20] = 1e6
+        for values in tensors(stage(world, dataclasses.replace(tracks, xy=garbage, visibility=hidden))).values():
+            if values.is_floating_point():
+                assert torch.isfinite(values).all()
+
+    def test_input_is_left_alone(self, stage: Run) -> None:
+        world, tracks = world_of(3)
+        before = {name: value.clone() for name, value in tensors(tracks).items()}
+        poses = world.cameras.cam_from_world.clone()
+        stage(world, tracks)
+        for name, value in tensors(tracks).items():
+            assert torch.equal(value, before[name]), name
+        assert torch.equal(world.cameras.cam_from_world, poses)
