@@ -7,6 +7,7 @@ import torch
 
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.model import VGGSfM
+from vggsfm_cli.refinement.calibration import Choice
 from vggsfm_cli.refinement.finish import colorize
 from vggsfm_cli.refinement.mapper import MappingOptions, reconstruct_from_tracks
 from vggsfm_cli.report import StageClock
@@ -26,6 +27,14 @@ class ReconstructOptions:
     mapping: MappingOptions = field(default_factory=MappingOptions)
     precision: str = "float32"  # of the networks, a name in PRECISIONS
     seed: int = 0  # of everything random
+    refine_principal_point: str = "auto"  # at the end: auto where the views determine it, yes, or no
+
+    def mapping_options(self) -> MappingOptions:
+        """The mapping's options with that choice in its place."""
+        schedule = self.mapping.schedule
+        principal_point = dataclasses.replace(schedule.principal_point, refine=Choice(self.refine_principal_point))
+        schedule = dataclasses.replace(schedule, principal_point=principal_point)
+        return dataclasses.replace(self.mapping, schedule=schedule)
 
 
 @torch.no_grad()
@@ -58,7 +67,7 @@ def reconstruct(
                 camera_estimator=model.camera_estimator,
                 triangulator=model.triangulator,
                 adjuster=model.adjuster,
-                options=options.mapping,
+                options=options.mapping_options(),
                 seed=options.seed,
                 progress=progress,
             )

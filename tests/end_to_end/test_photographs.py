@@ -108,3 +108,27 @@ def test_pictures_of_different_things_fail_clearly(tmp_path):
         write_colmap(reconstruct(read_images(tmp_path), load_model()), tmp_path / "out")
     assert failure.value.hint
     assert not (tmp_path / "out").exists()
+
+
+def test_the_principal_point_is_freed_when_asked(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in (7, 8, 9, 10):
+        (folder / f"view_{i:02d}.jpg").symlink_to(EXAMPLE / "images" / f"view_{i:02d}.jpg")
+    found = {}
+    for choice in ("no", "yes"):
+        command = [
+            "reconstruct",
+            str(folder),
+            "--out",
+            str(tmp_path / choice),
+            "-q",
+            "--refine-principal-point",
+            choice,
+        ]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+        found[choice] = read_colmap(tmp_path / choice).cameras.params[0, 0, 1:3]
+    truth = torch.tensor([521.4, 376.8]).double()
+    assert torch.equal(found["no"], torch.tensor([512.0, 384.0]).double())
+    assert (found["yes"] - truth).norm() < 2

@@ -6,3 +6,4 @@ CameraModel = Literal["SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "O
 CameraMode = Literal["auto", "single", "per-image"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bfloat16", "float16"]
+AutoChoice = Literal["auto", "yes", "no"]

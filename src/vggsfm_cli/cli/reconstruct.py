@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vggsfm_cli.cli.choices import CameraMode, CameraModel, Device, Precision
+from vggsfm_cli.cli.choices import AutoChoice, CameraMode, CameraModel, Device, Precision
 from vggsfm_cli.cli.console import StageProgress, console, set_up_logging
 
 if TYPE_CHECKING:
@@ -25,7 +25,10 @@ def reconstruct(
     camera_mode: Annotated[
         CameraMode, typer.Option(help="Which images share a camera; auto goes by size and EXIF.")
     ] = "auto",
-    model: Annotated[str, typer.Option(help="Name or folder of the weights.")] = "small",
+    refine_principal_point: Annotated[
+        AutoChoice, typer.Option(help="Free it in the last adjustment; auto: where the views determine it.")
+    ] = "auto",
+    model: Annotated[str, typer.Option(help="Name of the weights.")] = "small",
     seed: Annotated[int, typer.Option(help="Of all random choices; equal seeds give equal results.", min=0)] = 0,
     device: Annotated[Device, typer.Option(help="Where the networks run.")] = "auto",
     precision: Annotated[
@@ -70,7 +73,7 @@ def reconstruct(
             photographs = read_images(images, camera_mode=camera_mode, camera_model=camera_model, progress=progress)
         with clock.stage("weights"):
             networks = load_model(model, chosen_device)
-        options = ReconstructOptions(seed=seed, precision=precision)
+        options = ReconstructOptions(seed=seed, precision=precision, refine_principal_point=refine_principal_point)
         models = run_pipeline(photographs.to(chosen_device), networks, options, progress=progress)
     clock.add(models[0].report.get("stages", {}))
     chosen = {
@@ -78,6 +81,7 @@ def reconstruct(
         "model": model,
         "camera_model": camera_model,
         "camera_mode": camera_mode,
+        "refine_principal_point": refine_principal_point,
         "device": str(chosen_device),
         "precision": precision,
         "threads": threads,
