@@ -1,5 +1,19 @@
-"""One thread for each operation: small tensors gain nothing from more, and lose much beside other work."""
+"""One thread for each operation, and no logging set up by one test left for the next."""
 
+import logging
+from collections.abc import Iterator
+
+import pytest
 import torch
 
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # small tensors gain nothing from more, and lose much beside other work
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """The command line sets the package's logger up for its process; here it is one of many callers."""
+    logger = logging.getLogger("vggsfm_cli")
+    before = (logger.level, list(logger.handlers), logger.propagate)
+    yield
+    logger.setLevel(before[0])
+    logger.handlers, logger.propagate = before[1], before[2]

@@ -29,6 +29,7 @@ class FocalVoteConfig:
     prior_weight: float = 0.2  # of the squared log ratio to the prior over its spread, against one pair's vote
     min_spread: float = 0.02  # a prior is not trusted more than this
     sweeps: int = 3  # rounds over the cameras when there are several
+    starts: int = 6  # of those rounds, spread over the range
     max_hypotheses: int = 3
     distinct: float = 0.1  # hypotheses closer than this (relative) are the same
 
@@ -58,11 +59,14 @@ class _Votes:
     def focal(self, params: Float[Tensor, "F C P"]) -> Float[Tensor, "F C"]:
         return torch.stack([camera_models.focal(m, params[:, c]) for c, m in enumerate(self.models)], -1)
 
-    def scaled(self, params: Float[Tensor, "C P"], camera: int, factors: Float[Tensor, " F"]) -> Float[Tensor, "F C P"]:
-        """One camera's focal length times each factor."""
+    def all_scaled(
+        self, params: Float[Tensor, "C P"], cameras: list[int], factors: Float[Tensor, " F"]
+    ) -> Float[Tensor, "F C P"]:
+        """The focal lengths of some cameras times each factor."""
         out = params.expand(len(factors), -1, -1).clone()
-        for index in camera_models.focal_indices(self.models[camera]):
-            out[:, camera, index] = params[camera, index] * factors
+        for camera in cameras:
+            for index in camera_models.focal_indices(self.models[camera]):
+                out[:, camera, index] = params[camera, index] * factors
         return out
 
 
@@ -81,18 +85,15 @@ def vote_focal(images: ImageSet, graph: ViewGraph, config: FocalVoteConfig) -> l
     low = (votes.bounds[:, 0] / votes.focal(start[None])[0])[unknown].min()
     high = (votes.bounds[:, 1] / votes.focal(start[None])[0])[unknown].max()
     factors = torch.exp(torch.linspace(float(low.log()), float(high.log()), config.steps, dtype=torch.float64))
-    settings = start.expand(config.steps, -1, -1)
-    for camera in unknown:
-        settings = torch.where(
-            torch.arange(len(start))[None, :, None] == camera, votes.scaled(start, camera, factors), settings
-        )
+    settings = votes.all_scaled(start, unknown, factors)
     curve = votes.cost(settings)
-    hypotheses = []
-    for step in _minima(curve)[: config.max_hypotheses - 1]:
-        params = settings[step]
-        if len(unknown) > 1:
-            params = _sweep(votes, params, unknown)
-        hypotheses.append(params)
+    steps = _minima(curve)[: config.max_hypotheses - 1]
+    hypotheses = [settings[step] for step in steps]
+    if len(unknown) > 1:
+        starts = settings[:: max(1, config.steps // config.starts)]
+        found = [_sweep(votes, params, unknown) for params in [*hypotheses, *starts]]
+        order = votes.cost(torch.stack(found)).argsort(stable=True)
+        hypotheses = _distinct([found[i] for i in order.tolist()], votes)[: config.max_hypotheses - 1]
     return _distinct([*hypotheses, start], votes)
 
 
@@ -135,16 +136,17 @@ def _minima(curve: Float[Tensor, " F"]) -> list[int]:
 
 
 def _sweep(votes: _Votes, params: Float[Tensor, "C P"], unknown: list[int]) -> Float[Tensor, "C P"]:
-    """Search each camera's focal length in turn, the others held."""
+    """Search each camera's focal length in turn, the others held, then all of them together."""
     for sweep in range(votes.config.sweeps):
         width = 1.2 / 2**sweep
         factors = torch.exp(torch.linspace(-width, width, 31, dtype=torch.float64))
-        for camera in unknown:
-            settings = votes.scaled(params, camera, factors)
-            focal = votes.focal(settings)[:, camera]
-            outside = (focal < votes.bounds[camera, 0]) | (focal > votes.bounds[camera, 1])
-            cost = torch.where(outside, torch.inf, votes.cost(settings))
-            params = settings[int(cost.argmin())]
+        for cameras in [*([camera] for camera in unknown), unknown]:
+            settings = votes.all_scaled(params, cameras, factors)
+            focal = votes.focal(settings)[:, cameras]
+            outside = (focal < votes.bounds[cameras, 0]) | (focal > votes.bounds[cameras, 1])
+            cost = torch.where(outside.any(-1), torch.inf, votes.cost(settings))
+            if bool(cost.isfinite().any()):
+                params = settings[int(cost.argmin())]
     return params
 
 
