@@ -57,7 +57,7 @@ class MappingOptions:
     min_further_frames: int = 3  # of every model after it
     min_points: int = 30
     min_parallax_px: float = 1.0  # left between the most different frames when a rotation alone is fitted
-    min_parallax_noise: float = 10.0  # and so many standard deviations of the residuals
+    min_parallax_noise: float = 15.0  # and so many standard deviations of the residuals
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
