@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vggsfm_cli.geometry import camera as camera_models
+from vggsfm_cli.geometry import pose
 from vggsfm_cli.scene import CameraPriors, Cameras, ImageSet, Points, TensorRecord, Tracks
 
 DEFAULT_FOCAL = 1.2
@@ -65,7 +66,7 @@ def make_world(config: WorldConfig, seed: int) -> World:
     """A world, the same for the same seed, in double precision."""
     generator = torch.Generator().manual_seed(seed)
     if config.path in (Path.ARC, Path.RING):
-        xyz, normals = _object(config.points, generator)
+        xyz, normals = _object(config.points, config.path is Path.ARC, generator)
         centers, targets = _around(config)
     elif config.path is Path.FORWARD:
         xyz, normals = _corridor(config.points, generator)
@@ -111,7 +112,11 @@ def observe(world: World, min_facing: float = 0.15) -> Tracks:
     inside = (xy >= 0).all(-1) & (xy <= world.sizes[:, :, None]).all(-1)
     to_camera = functional.normalize(world.cameras.centers[:, :, None] - world.points.xyz_world[:, None], dim=-1)
     facing = (to_camera * world.normals[:, None]).sum(-1) > min_facing
-    seen = in_front & inside & facing
+    xyz_cam = pose.transform(world.cameras.cam_from_world[:, :, None], world.points.xyz_world[:, None])
+    # far outside the picture a polynomial distortion folds back into it
+    ray = xyz_cam[..., :2] / xyz_cam[..., 2:].clamp_min(camera_models.MIN_DEPTH)
+    unfolded = (world.cameras.unproject(xy) - ray).norm(dim=-1) < 1e-6  # noqa: PLR2004
+    seen = in_front & inside & facing & unfolded
     eye = torch.eye(2, dtype=xy.dtype).expand(*seen.shape, 2, 2)
     return Tracks(
         xy=torch.where(seen[..., None], xy, torch.zeros_like(xy)),
@@ -216,9 +221,9 @@ def _uniform(generator: torch.Generator, low: float, high: float, *shape: int) -
     return low + (high - low) * torch.rand(*shape, generator=generator, dtype=torch.float64)
 
 
-def _object(points: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A bumpy ball of radius one on a round floor."""
-    floor = points // 3
+def _object(points: int, on_floor: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A bumpy ball of radius one, on a round floor or alone."""
+    floor = points // 3 if on_floor else 0
     direction = functional.normalize(_normal(generator, points - floor, 3), dim=-1)
     waves = _normal(generator, 6, 3) * 2
     radius = 1 + 0.06 * torch.sin(direction @ waves.mT).sum(-1, keepdim=True)
