@@ -26,10 +26,6 @@ class InputError(VGGSfMError):
     exit_code = 3
 
 
-class ShapeError(InputError):
-    """Tensors whose shapes do not fit together."""
-
-
 class ReconstructionFailed(VGGSfMError):
     """A stage found too little to go on; the message names the stage and the counts."""
 

@@ -47,14 +47,6 @@ class Starts:
     believed: Bool[Tensor, " Q"]
 
 
-def cell_centres(height: int, width: int, like: Tensor) -> Float[Tensor, "cells 2"]:
-    """Network pixel positions of the centres of all cells, row by row."""
-    rows, columns = torch.meshgrid(
-        torch.arange(height, device=like.device), torch.arange(width, device=like.device), indexing="ij"
-    )
-    return (torch.stack([columns, rows], -1).reshape(-1, 2).to(like.dtype) + 0.5) * STRIDE
-
-
 def peaks(
     descriptors: Float[Tensor, "Q C"], target: Float[Tensor, "C h w"], config: StartConfig
 ) -> tuple[Float[Tensor, "Q 2"], Float[Tensor, " Q"], Int[Tensor, " Q"]]:
