@@ -2,6 +2,7 @@
 
 import json
 import math
+import mmap
 import time
 from pathlib import Path
 
@@ -29,12 +30,13 @@ def test_clock_sees_memory_that_is_gone_again() -> None:
     clock = StageClock()
     with clock.stage("small"):
         time.sleep(0.01)
-    with clock.stage("large"):
-        block = torch.ones(64 * 2**20 // 4)
+    # pages of the system's own: a tensor may land in memory that earlier tests left with the allocator
+    with clock.stage("large"), mmap.mmap(-1, 256 * 2**20) as block:
+        for page in range(0, len(block), mmap.PAGESIZE):
+            block[page] = 1
         time.sleep(0.1)
-        del block
     stages = clock.as_dict()
-    assert stages["large"]["peak_memory_mb"] >= stages["small"]["peak_memory_mb"] + 40
+    assert stages["large"]["peak_memory_mb"] >= stages["small"]["peak_memory_mb"] + 128
 
 
 def test_summary_and_rows_agree_with_the_model() -> None:

@@ -63,16 +63,27 @@ def test_exact_tracks_give_the_exact_world(name: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "seed"), [("arc", 0), ("arc", 1), ("ring", 0), ("forward", 0), ("facade", 0), ("two cameras", 0)]
+    ("name", "seed", "worst_deg"),
+    [
+        ("arc", 0, 0.1),
+        ("arc", 1, 0.1),
+        ("forward", 0, 0.1),
+        # far sides that share nothing, neighbours with a short baseline, a second focal length: single pairs are worse
+        ("ring", 0, 0.5),
+        ("facade", 0, 0.5),
+        ("two cameras", 0, 0.5),
+    ],
 )
-def test_noisy_tracks_give_nearly_the_world(name: str, seed: int) -> None:
+def test_noisy_tracks_give_nearly_the_world(name: str, seed: int, worst_deg: float) -> None:
     config = dataclasses.replace(WORLDS[name], points=4000)
     world = make_world(config, seed)
     images = blank_images(world)
     tracks = add_noise(observe(world), world.sizes, NoiseConfig(sigma_px=0.5, outliers=0.1, missing=0.2), seed)
     models = run(images, tracks, seed)
     assert [len(model.names) for model in models] == [config.frames]
-    assert pose_errors_deg(models[0], world).median() < 0.1
+    errors = pose_errors_deg(models[0], world)
+    assert errors.median() < 0.1
+    assert errors.max() < worst_deg
     assert models[0].error_px.mean() < 1.0
 
 
