@@ -2,6 +2,7 @@
 # make test   install what the tests need, and run them
 # make check  lint, format, types, direction of imports
 # make bench  reconstruct the scenes in $VGGSFM_BENCH and compare them with their truth
+# make eval-tracks  measure tracks on rendered scenes and, if $VGGSFM_BENCH is set, on its surveyed scenes
 
 # The pin keeps pip from fetching a newer torch with gigabytes of CUDA libraries; TORCH= takes any.
 TORCH ?= 2.13.0
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PINS := $(if $(TORCH),torch==$(TORCH))
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench eval-tracks clean
 
 setup: $(VENV)/.test $(VENV)/.dev
 
@@ -32,6 +33,9 @@ check: $(VENV)/.test $(VENV)/.dev
 
 bench: $(VENV)/.package
 	$(BIN)/python benchmarks/run.py
+
+eval-tracks: $(VENV)/.package
+	$(BIN)/vggsfm evaluate tracks --out benchmarks
 
 clean:
 	rm -rf build dist demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis

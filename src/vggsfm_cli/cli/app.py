@@ -6,9 +6,12 @@ import typer
 
 from vggsfm_cli import __version__
 from vggsfm_cli.cli.doctor import doctor
+from vggsfm_cli.cli.evaluate import evaluate
 from vggsfm_cli.cli.failures import EXIT_CODE_HELP, explained
 from vggsfm_cli.cli.inspect import inspect
 from vggsfm_cli.cli.reconstruct import reconstruct
+from vggsfm_cli.cli.synth import synth
+from vggsfm_cli.cli.train import train
 
 app = typer.Typer(
     name="vggsfm",
@@ -47,6 +50,9 @@ def _root(
 
 
 app.command(epilog=EXIT_CODE_HELP)(explained(reconstruct))
+app.command(epilog=EXIT_CODE_HELP)(explained(train))
 app.command()(explained(inspect))
+app.command()(explained(synth))
+app.add_typer(evaluate)
 app.command()(explained(doctor))
 app.command()(version)

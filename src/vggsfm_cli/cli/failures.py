@@ -24,6 +24,7 @@ EXIT_CODES = {
     5: "fewer images registered than --min-registered (the model is written)",
     6: "weights unavailable",
     7: "out of memory",
+    8: "training failed: no finite loss",
     130: "interrupted",
 }
 EXIT_CODE_HELP = "\b\nExit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())

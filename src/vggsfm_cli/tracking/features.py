@@ -32,45 +32,55 @@ class FeatureMaps(TensorRecord):
     photographs: tuple[tuple[Pyramid, ...], ...] = ()
 
 
-class XFeatEncoder(nn.Module):
-    """XFeat (Potje et al., CVPR 2024): descriptors, keypoints and their reliability from one small network.
+class DenseEncoder(nn.Module):
+    """Descriptors, keypoints and their reliability from one small network.
 
-    The network normalises each photograph by its own mean and deviation. Padding must not count there, so that step is
-    done here over usable pixels, and the network's own is switched off.
+    The network is XFeat's (Potje et al., CVPR 2024) without its refinement of matches, which the tracker does on the
+    photographs instead. It normalises each photograph by its own mean and deviation; padding must not count there, so
+    that step is done here over usable pixels, and the network's own is switched off.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.net = XFeatModel()
         self.net.add_module("norm", nn.Identity())
+        del self.net.fine_matcher
 
     def forward(self, images: ImageSet) -> FeatureMaps:
         """Encode every frame; one frame at a time, so that memory does not grow with the scene."""
-        scenes = [
-            [self._encode(images.pixels[b, s], images.mask[b, s]) for s in range(images.pixels.shape[1])]
-            for b in range(images.pixels.shape[0])
+        scenes, frames = images.pixels.shape[:2]
+        encoded = [
+            self._encode(images.pixels[b, s, None], images.mask[b, s, None])
+            for b in range(scenes)
+            for s in range(frames)
         ]
         descriptors, score, usable = (
-            torch.stack([torch.stack([frame[i] for frame in scene]) for scene in scenes]) for i in range(3)
+            torch.cat(part).unflatten(0, (scenes, frames)) for part in zip(*encoded, strict=True)
         )
         return FeatureMaps(descriptors=descriptors, keypoint_score=score, usable=usable)
 
     def _encode(
-        self, pixels: Float[Tensor, "3 H W"], mask: Bool[Tensor, "H W"]
-    ) -> tuple[Float[Tensor, "C h w"], Float[Tensor, "H W"], Bool[Tensor, "h w"]]:
-        grey = pixels.mean(0)
-        inside = mask.to(grey.dtype)
-        count = inside.sum().clamp(min=1)
-        mean = (grey * inside).sum() / count
-        variance = ((grey - mean).square() * inside).sum() / count
-        normalised = (grey - mean) * inside / (variance + 1e-5).sqrt()
-        descriptors, logits, reliability = self.net(normalised[None, None])
-        descriptors, logits, reliability = descriptors.float(), logits.float(), reliability.float()
-        usable = functional.avg_pool2d(inside[None, None], STRIDE)[0, 0] > 0.5  # noqa: PLR2004
-        descriptors = functional.normalize(descriptors[0], dim=0) * usable
+        self, pixels: Float[Tensor, "K 3 H W"], mask: Bool[Tensor, "K H W"]
+    ) -> tuple[Float[Tensor, "K C h w"], Float[Tensor, "K H W"], Bool[Tensor, "K h w"]]:
+        descriptors, logits, reliability = self.dense(pixels, mask)
+        inside = mask.to(pixels.dtype)
+        usable = functional.avg_pool2d(inside[:, None], STRIDE)[:, 0] > 0.5  # noqa: PLR2004
         score = functional.pixel_shuffle(logits.softmax(1)[:, :-1], STRIDE)
         reliability = functional.interpolate(reliability, scale_factor=STRIDE, mode="bilinear", align_corners=False)
-        return descriptors, (score * reliability)[0, 0] * inside, usable
+        return descriptors * usable[:, None], (score * reliability)[:, 0] * inside, usable
+
+    def dense(
+        self, pixels: Float[Tensor, "K 3 H W"], mask: Bool[Tensor, "K H W"]
+    ) -> tuple[Float[Tensor, "K C h w"], Float[Tensor, "K 65 h w"], Float[Tensor, "K 1 h w"]]:
+        """What the network says of K pictures: unit descriptors, logits of keypoints in each cell, reliability."""
+        grey = pixels.mean(1)
+        inside = mask.to(grey.dtype)
+        count = inside.sum((1, 2), keepdim=True).clamp(min=1)
+        mean = (grey * inside).sum((1, 2), keepdim=True) / count
+        variance = ((grey - mean).square() * inside).sum((1, 2), keepdim=True) / count
+        normalised = (grey - mean) * inside / (variance + 1e-5).sqrt()
+        descriptors, logits, reliability = self.net(normalised[:, None])
+        return functional.normalize(descriptors.float(), dim=1), logits.float(), reliability.float()
 
 
 def select_keypoints(

@@ -25,7 +25,6 @@ class LucasKanadeConfig:
     iterations: tuple[int, ...] = (6, 5, 5)  # for each level, finest first
     max_step_px: float = 2.0  # longest move in one iteration
     max_drift_px: float = 10.0  # farthest from the start, network pixels
-    noise_floor_px: float = 0.05  # the covariance never claims less, network pixels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,13 +35,17 @@ class Refined:
         xy: stored pixels.
         covariance: squared stored pixels, from the curvature of the match and what is left of the residual.
         correlation: normalised cross correlation of the two patches at the end, -1 to 1.
+        unexplained: brightness variance of the template that the aligned patch does not explain.
         affinity: offsets in pixels of the query's level to offsets in pixels of this frame's level.
+        patches: template and aligned patch of the finest level, then of the coarsest.
     """
 
     xy: Float[Tensor, "K 2"]
     covariance: Float[Tensor, "K 2 2"]
     correlation: Float[Tensor, " K"]
+    unexplained: Float[Tensor, " K"]
     affinity: Float[Tensor, "K 2 2"]
+    patches: Float[Tensor, "K 4 P"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -170,14 +173,13 @@ def align(
 
 
 def compare(
-    templates: Templates, level: Float[Tensor, "1 1 h w"], xy: Tensor, affinity: Tensor, radius: int
+    template: Float[Tensor, "K P"], found: Float[Tensor, "K P"], radius: int
 ) -> tuple[Float[Tensor, " K"], Float[Tensor, " K"]]:
-    """Correlation of the warped patches with their templates, and the brightness variance that stays unexplained."""
-    offsets = _offsets(radius, xy)
+    """Correlation of aligned patches with their templates, and the brightness variance that stays unexplained."""
+    offsets = _offsets(radius, found)
     weight = torch.exp(-0.5 * offsets.square().sum(-1) / (0.6 * radius) ** 2)
     weight = weight / weight.sum()
-    found = sample(level, _window(xy, affinity, offsets)[None])[0, ..., 0]
-    a = templates.values - (templates.values @ weight)[:, None]
+    a = template - (template @ weight)[:, None]
     b = found - (found @ weight)[:, None]
     energy_a, energy_b = a.square() @ weight, b.square() @ weight
     correlation = (a * b) @ weight / (energy_a * energy_b).clamp(min=1e-10).sqrt()
@@ -205,7 +207,19 @@ def refine(
         moved, affinity = align(templates[i], target.levels[i], xy / scale, affinity, config, config.iterations[i])
         xy = moved * scale
     finest = target.scale(0)
-    correlation, unexplained = compare(templates[0], target.levels[0], xy / finest, affinity, config.radius)
+    offsets = _offsets(config.radius, xy)
+    patches = []
+    for i in (0, config.levels - 1):
+        window = _window(xy / target.scale(i), affinity, offsets)
+        patches += [templates[i].values, sample(target.levels[i], window[None])[0, ..., 0]]
+    correlation, unexplained = compare(patches[0], patches[1], config.radius)
     noise = unexplained.clamp(min=1e-6)[:, None, None]
     covariance = finest**2 * affinity @ (templates[0].spread * noise) @ affinity.mT
-    return Refined(xy=xy, covariance=covariance, correlation=correlation, affinity=affinity)
+    return Refined(
+        xy=xy,
+        covariance=covariance,
+        correlation=correlation,
+        unexplained=unexplained,
+        affinity=affinity,
+        patches=torch.stack(patches, 1),
+    )

@@ -1,8 +1,9 @@
 """Where a track begins its search in another frame: global correlation, checked by the way back and by its neighbours.
 
 A query's descriptor is compared with every cell of a frame at once, so a track need not walk from the query's pixel.
-Starts whose way back leads to the query again vote on a local affinity; a start is believed when it agrees with what
-its neighbours in the query frame did, and one that disagrees with a clear majority of them is lent theirs.
+Starts whose way back leads to the query again vote on a local affinity. Where enough neighbours in the query frame
+agree, the query is looked for once more near the place they point to, and the votes are counted again. A start is
+believed when it agrees with what its neighbours did; one that disagrees with a clear majority is lent theirs.
 """
 
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ class StartConfig:
     neighbours: int = 12  # how many neighbours vote on the local affinity
     affinity_px: float = 6.0  # network pixels by which a start may miss what its neighbours say
     min_support: float = 3.0  # neighbours that must agree
+    guided_cells: int = 0  # how far around the neighbours' place the second look goes; 0 for no second look
+    guided_spread: float = 1.0  # deviation, in cells, of the second look's trust in that place
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,6 +40,7 @@ class Starts:
         affinity: local map from offsets in the query frame to offsets in this frame, network pixels.
         similarity: cosine of the descriptors at the peak.
         support: share of the neighbours in the query frame whose starts agree with the affinity.
+        way_back_px: how far from the query its best cell's own search ends, network pixels.
         believed: whether to refine this start at all.
     """
 
@@ -44,6 +48,7 @@ class Starts:
     affinity: Float[Tensor, "Q 2 2"]
     similarity: Float[Tensor, " Q"]
     support: Float[Tensor, " Q"]
+    way_back_px: Float[Tensor, " Q"]
     believed: Bool[Tensor, " Q"]
 
 
@@ -91,8 +96,16 @@ def find_starts(
     descriptors = functional.normalize(sample(query_map[None], xy[None] / STRIDE)[0], dim=-1)
     position, similarity, cell = peaks(descriptors, target_map, config)
     back, _, _ = peaks(target_map.flatten(1).T[cell], query_map, config)
-    mutual = ((back - xy).norm(dim=-1) < config.way_back_px) & (similarity > config.min_similarity)
+    way_back = (back - xy).norm(dim=-1)
+    mutual = (way_back < config.way_back_px) & (similarity > config.min_similarity)
     predicted, affinity, support = local_affinity(xy, position, mutual, neighbours, config)
+    if config.guided_cells:
+        guided = support >= config.min_support
+        near, near_similarity = look_near(predicted, descriptors, target_map, config)
+        position = torch.where(guided[:, None], near, position)
+        similarity = torch.where(guided, near_similarity, similarity)
+        trusted = torch.where(guided, near_similarity > config.min_similarity, mutual)
+        predicted, affinity, support = local_affinity(xy, position, trusted, neighbours, config)
     miss = (position - predicted).norm(dim=-1)
     agrees = (miss < config.affinity_px) & (support >= config.min_support)
     lent = ~agrees & (support >= 2 * config.min_support)
@@ -101,8 +114,35 @@ def find_starts(
         affinity=affinity,
         similarity=similarity,
         support=support / neighbours.shape[-1],
+        way_back_px=way_back,
         believed=agrees | lent,
     )
+
+
+def look_near(
+    predicted: Float[Tensor, "Q 2"],
+    descriptors: Float[Tensor, "Q C"],
+    target: Float[Tensor, "C h w"],
+    config: StartConfig,
+) -> tuple[Float[Tensor, "Q 2"], Float[Tensor, " Q"]]:
+    """Each descriptor's place among the cells around ``predicted``, by a soft maximum that trusts near cells more.
+
+    Returns:
+        xy: network pixels.
+        similarity: mean cosine under the weights of that soft maximum.
+    """
+    height, width = target.shape[-2:]
+    line = torch.arange(-config.guided_cells, config.guided_cells + 1, device=target.device)
+    offsets = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1).reshape(-1, 2)
+    centre = predicted / STRIDE
+    cells = centre.floor().long()[:, None] + offsets
+    column, row = cells.unbind(-1)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+    scores = (target.flatten(1).T[index] * descriptors[:, None]).sum(-1).masked_fill(~inside, -1.0)
+    far = (cells + 0.5 - centre[:, None]).square().sum(-1) / config.guided_spread**2
+    weight = (scores / config.temperature - 0.5 * far).softmax(-1)
+    return ((weight[..., None] * (cells + 0.5)).sum(1) * STRIDE), (weight * scores).sum(-1)
 
 
 def nearest(xy: Float[Tensor, "Q 2"], count: int) -> Int[Tensor, "Q k"]:

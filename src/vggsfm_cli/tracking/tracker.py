@@ -10,21 +10,12 @@ from torch import Tensor
 from vggsfm_cli.scene import ImageSet, Queries, Tracks
 from vggsfm_cli.threads import map_threads
 from vggsfm_cli.tracking import lucas_kanade
-from vggsfm_cli.tracking.features import FeatureMaps, XFeatEncoder
+from vggsfm_cli.tracking.evidence import CUES, Evidence, LogOddsConfig
+from vggsfm_cli.tracking.features import DenseEncoder, FeatureMaps
 from vggsfm_cli.tracking.interface import PointTracker
 from vggsfm_cli.tracking.lucas_kanade import LucasKanadeConfig, Pyramid
 from vggsfm_cli.tracking.starts import StartConfig, find_starts, nearest
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisibilityConfig:
-    """How what the geometric stages say of a match adds up to the log-odds of its being right."""
-
-    correlation: tuple[float, float] = (10.0, 0.8)  # weight and break-even of the patches' correlation
-    similarity: tuple[float, float] = (5.0, 0.85)  # of the descriptors' cosine
-    support: tuple[float, float] = (4.0, 0.5)  # of the share of neighbours that agree
-    drift_px: tuple[float, float] = (-0.15, 3.0)  # of the distance from the start, network pixels
-    max_stretch: float = 3.0  # the affinity may stretch or shrink by so much along any axis
+from vggsfm_cli.tracking.transformer import TrackTransformerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,32 +24,27 @@ class CoarseToFineTrackerConfig:
 
     start: StartConfig = field(default_factory=StartConfig)
     fine: LucasKanadeConfig = field(default_factory=LucasKanadeConfig)
-    visibility: VisibilityConfig = field(default_factory=VisibilityConfig)
+    judge: LogOddsConfig | TrackTransformerConfig = field(default_factory=LogOddsConfig)
+    home_deviation_px: float = 0.05  # of a query in its own frame, network pixels
 
     def build(self) -> "CoarseToFineTracker":
         """The tracker, with weights still to be loaded."""
         return CoarseToFineTracker(self)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Found:
-    """Result for the queries of one frame in one other frame."""
-
-    xy: Float[Tensor, "Q 2"]
-    visibility: Float[Tensor, " Q"]
-    covariance: Float[Tensor, "Q 2 2"]
-
-
 class CoarseToFineTracker(PointTracker):
     """Tracks points from any frame to all others, without matching frames pair by pair (VGGSfM, Sec. 3.1).
 
-    Learned: the descriptors and keypoints. Geometric for now: affinity and sub-pixel refinement.
+    Search by descriptors, a local affinity by vote, alignment of patches of the photographs by Lucas-Kanade, and a
+    judge that refines, believes and weighs what came out. Learned are the descriptors and, where so configured, the
+    judge.
     """
 
     def __init__(self, config: CoarseToFineTrackerConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = XFeatEncoder()
+        self.encoder = DenseEncoder()
+        self.judge = config.judge.build()
 
     def encode(self, images: ImageSet) -> FeatureMaps:
         """Dense features of all frames, and the brightness pyramids of their files."""
@@ -102,44 +88,60 @@ class CoarseToFineTracker(PointTracker):
             chosen = ((queries.frame[b] == source) & queries.valid[b]).nonzero().squeeze(-1)
             if len(chosen) == 0:
                 continue
-            for target, found in enumerate(self._from_frame(images, features, b, source, queries.xy[b, chosen])):
-                where = (torch.tensor(target, device=chosen.device), chosen)
-                xy = xy.index_put(where, found.xy)
-                visibility = visibility.index_put(where, found.visibility)
-                covariance = covariance.index_put(where, found.covariance)
+            frames_here = torch.arange(frames, device=chosen.device)[:, None]
+            found = self._from_frame(images, features, b, source, queries.xy[b, chosen])
+            xy = xy.index_put((frames_here, chosen), found[0])
+            visibility = visibility.index_put((frames_here, chosen), found[1])
+            covariance = covariance.index_put((frames_here, chosen), found[2])
         return xy, visibility, covariance
 
     def _from_frame(
         self, images: ImageSet, features: FeatureMaps, b: int, source: int, xy: Float[Tensor, "Q 2"]
-    ) -> list[_Found]:
-        """Follow the queries of one frame into every frame; frames run side by side on the threads there are."""
-        fine = self.config.fine
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Follow the queries of one frame into every frame: position, visibility and covariance, stored pixels."""
+        evidence = self.gather(images, features, b, source, xy)
+        verdict = self.judge(evidence)
+        tried = evidence.tried
+        stored = images.scene(b).to_stored(evidence.xy[None])[0]
+        unknown = _eye(xy) * (4 * evidence.scale).square()[:, None, None, None]
+        home = torch.zeros(len(tried), 1, dtype=torch.bool, device=xy.device)
+        home[source] = True
+        at_home = _eye(xy) * (self.config.home_deviation_px * evidence.scale[source]).square()
+        covariance = torch.where(tried[..., None, None], verdict.covariance, unknown)
+        return (
+            torch.where(tried[..., None], stored + verdict.move, stored),
+            torch.where(home, torch.ones_like(verdict.logit), torch.sigmoid(verdict.logit) * tried),
+            torch.where(home[..., None, None], at_home, covariance),
+        )
+
+    def gather(
+        self, images: ImageSet, features: FeatureMaps, b: int, source: int, xy: Float[Tensor, "Q 2"]
+    ) -> Evidence:
+        """Search for and align the queries ``xy`` (network pixels) of frame ``source`` of scene ``b`` in every frame.
+
+        Frames run side by side on the threads there are. In the query frame itself nothing is tried.
+        """
         stored = _stored(images, b, source, xy)
         photograph = features.photographs[b][source]
         templates = [
-            lucas_kanade.make_templates(level, stored / photograph.scale(i), fine.radius)
+            lucas_kanade.make_templates(level, stored / photograph.scale(i), self.config.fine.radius)
             for i, level in enumerate(photograph.levels)
         ]
         neighbours = nearest(xy, self.config.start.neighbours)
         differentiate = torch.is_grad_enabled()
 
-        def follow(target: int) -> _Found:
+        def follow(target: int) -> Evidence:
             with torch.set_grad_enabled(differentiate):  # the switch is each thread's own
-                if target == source:
-                    return self._at_home(images, b, source, stored)
-                return self._refine(images, features, b, source, target, xy, templates, neighbours)
+                return self._align(images, features, b, source, target, xy, templates, neighbours)
 
-        return list(map_threads(follow, range(images.pixels.shape[1]), images.pixels.device))
+        found = list(map_threads(follow, range(images.pixels.shape[1]), images.pixels.device))
+        parts = {
+            name: torch.cat([getattr(one, name) for one in found])
+            for name in ("xy", "affinity", "aligned", "covariance", "cues", "patches", "tried", "scale")
+        }
+        return Evidence(query=xy, **parts)
 
-    def _at_home(self, images: ImageSet, b: int, source: int, stored: Float[Tensor, "Q 2"]) -> _Found:
-        floor = (self.config.fine.noise_floor_px * images.pixel_scale[b, source]).square()
-        return _Found(
-            xy=stored,
-            visibility=torch.ones(len(stored), dtype=stored.dtype, device=stored.device),
-            covariance=(floor * _eye(stored)).expand(len(stored), 2, 2),
-        )
-
-    def _refine(
+    def _align(
         self,
         images: ImageSet,
         features: FeatureMaps,
@@ -149,55 +151,77 @@ class CoarseToFineTracker(PointTracker):
         xy: Float[Tensor, "Q 2"],
         templates: list[lucas_kanade.Templates],
         neighbours: Tensor,
-    ) -> _Found:
+    ) -> Evidence:
+        """The evidence of one frame, with a frame axis of one."""
         fine = self.config.fine
+        scale = images.pixel_scale[b, target]
+        if target == source:
+            return _nothing(xy, scale, fine.radius)
         starts = find_starts(
             xy, features.descriptors[b, source], features.descriptors[b, target], neighbours, self.config.start
         )
-        begin = _stored(images, b, target, starts.xy)
-        scale = images.pixel_scale[b, target]
+        nothing = dataclasses.replace(_nothing(xy, scale, fine.radius), xy=starts.xy[None])
         chosen = (starts.believed & images.frame_valid[b, target]).nonzero().squeeze(-1)
-        unseen = _eye(xy) * (4 * scale).square()
-        result = _Found(
-            xy=begin,
-            visibility=begin.new_zeros(len(xy)),
-            covariance=unseen.expand(len(xy), 2, 2),
-        )
         if len(chosen) == 0:
-            return result
+            return nothing
+        begin = _stored(images, b, target, starts.xy[chosen])
         here, there = features.photographs[b][source], features.photographs[b][target]
         # offsets: level pixels of the query frame -> stored -> network -> affinity -> stored -> level pixels here
-        linear = images.stored_from_network[b, target, :, :2] @ starts.affinity[chosen]
-        affinity = linear @ torch.linalg.inv(images.stored_from_network[b, source, :, :2])
-        affinity = affinity * (here.scale(0) / there.scale(0))
+        from_network = images.stored_from_network[b, target, :, :2]
+        to_network = torch.linalg.inv(images.stored_from_network[b, source, :, :2])
+        levels = here.scale(0) / there.scale(0)
         refined = lucas_kanade.refine(
             [template.select(chosen) for template in templates],
             there,
-            begin[chosen],
-            affinity,
+            begin,
+            from_network @ starts.affinity[chosen] @ to_network * levels,
             fine,
         )
-        drift = (refined.xy - begin[chosen]).norm(dim=-1)
-        kept = (drift < fine.max_drift_px * scale) & _inside(images, b, target, refined.xy)
-        cues = self.config.visibility
-        stretch = torch.linalg.svdvals(refined.affinity)
-        kept = kept & (stretch[:, 0] < cues.max_stretch) & (stretch[:, 1] > 1 / cues.max_stretch)
-        log_odds = sum(
-            weight * (cue - even)
-            for cue, (weight, even) in (
-                (refined.correlation, cues.correlation),
-                (starts.similarity[chosen], cues.similarity),
-                (starts.support[chosen], cues.support),
-                (drift / scale, cues.drift_px),
-            )
+        drift = (refined.xy - begin).norm(dim=-1) / scale
+        kept = (drift < fine.max_drift_px) & _inside(images, b, target, refined.xy)
+        affinity = torch.linalg.inv(from_network) @ refined.affinity @ torch.linalg.inv(to_network) / levels
+        stretch = torch.linalg.svdvals(affinity)
+        cues = {
+            "correlation": refined.correlation,
+            "similarity": starts.similarity[chosen],
+            "support": starts.support[chosen],
+            "drift": drift,
+            "way_back": starts.way_back_px[chosen],
+            "stretch_min": stretch[:, 1],
+            "stretch_max": stretch[:, 0],
+            "spread": 0.5 * refined.covariance.diagonal(dim1=-2, dim2=-1).sum(-1) / scale.square(),
+            "residual": refined.unexplained,
+        }
+        network = torch.linalg.solve(from_network, (refined.xy - images.stored_from_network[b, target, :, 2]).T).T
+        moved = torch.where(kept[:, None], network, starts.xy[chosen])
+        where = (torch.zeros_like(chosen), chosen)
+        return dataclasses.replace(
+            nothing,
+            xy=nothing.xy.index_put(where, moved),
+            affinity=nothing.affinity.index_put(where, affinity),
+            aligned=nothing.aligned.index_put(where, refined.affinity * there.scale(0)),
+            covariance=nothing.covariance.index_put(where, refined.covariance),
+            cues=nothing.cues.index_put(where, torch.stack([cues[name] for name in CUES], -1)),
+            patches=nothing.patches.index_put(where, refined.patches),
+            tried=nothing.tried.index_put(where, kept),
         )
-        visibility = torch.sigmoid(torch.as_tensor(log_odds)) * kept
-        floor = _eye(xy) * (fine.noise_floor_px * scale).square()
-        return _Found(
-            xy=result.xy.index_put((chosen,), torch.where(kept[:, None], refined.xy, begin[chosen])),
-            visibility=result.visibility.index_put((chosen,), visibility),
-            covariance=result.covariance.index_put((chosen,), refined.covariance + floor),
-        )
+
+
+def _nothing(xy: Float[Tensor, "Q 2"], scale: Tensor, radius: int) -> Evidence:
+    """Evidence of one frame in which nothing was tried."""
+    count = len(xy)
+    eye = _eye(xy).expand(1, count, 2, 2)
+    return Evidence(
+        query=xy,
+        xy=xy[None],
+        affinity=eye,
+        aligned=eye * scale,
+        covariance=eye * scale.square(),
+        cues=xy.new_zeros(1, count, len(CUES)),
+        patches=xy.new_zeros(1, count, 4, (2 * radius + 1) ** 2),
+        tried=torch.zeros(1, count, dtype=torch.bool, device=xy.device),
+        scale=scale[None],
+    )
 
 
 def _eye(like: Tensor) -> Float[Tensor, "2 2"]:

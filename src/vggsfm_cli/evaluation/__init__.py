@@ -1,0 +1,1 @@
+"""How good the stages are, against exact or surveyed truth."""

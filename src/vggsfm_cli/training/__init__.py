@@ -1,0 +1,1 @@
+"""Training: one loop, and the things it can train."""
