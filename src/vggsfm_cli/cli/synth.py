@@ -26,8 +26,8 @@ TEXTURE_SIDE = 256
 def synth(
     out: Annotated[Path, typer.Option(help="Folder to create; scenes go to DIR/scene_000, ...", metavar="DIR")],
     scenes: Annotated[int, typer.Option(help="How many scenes.", min=1, max=1000)] = 1,
-    frames: Annotated[int, typer.Option(help="Photographs a scene.", min=1, max=1000)] = 8,
-    size: Annotated[int, typer.Option(help="Width in pixels; the height is three quarters.", min=32, max=8192)] = 640,
+    frames: Annotated[int, typer.Option(help="Photographs a scene.", min=1, max=100)] = 8,
+    size: Annotated[int, typer.Option(help="Width in pixels; the height is three quarters.", min=32, max=4096)] = 640,
     layout: Annotated[LayoutName, typer.Option(help="What is photographed.")] = "mixed",
     seed: Annotated[int, typer.Option(help="Equal seeds give equal scenes.", min=0)] = 0,
     photometry: Annotated[

@@ -141,13 +141,12 @@ def list_by_tile(facets: Facets, boxes: Float[Tensor, "V rows columns 4"]) -> Ti
     """Find for each tile the facets that may be in it, from coarse tiles to fine ones."""
     views, rows, columns, _ = boxes.shape
     levels = [boxes.permute(3, 0, 1, 2)]
-    while max(levels[-1].shape[2:]) > BRANCH:
+    while max(levels[-1].shape[2:]) > 1:
         levels.append(_coarser(levels[-1]))
-    planes = facets.functions.permute(1, 2, 0).contiguous()
-    rows_top, columns_top = levels[-1].shape[2:]
-    facet = torch.arange(len(facets.view), device=boxes.device).repeat_interleave(rows_top * columns_top)
-    cell = torch.arange(rows_top * columns_top, device=boxes.device).repeat(len(facets.view))
-    row, column = cell // columns_top, cell % columns_top
+    # single precision will do: the boxes have a pixel to spare
+    planes = facets.functions.float().permute(1, 2, 0).contiguous()
+    facet = torch.arange(len(facets.view), device=boxes.device)
+    row = column = torch.zeros_like(facet)
     child = torch.arange(BRANCH**2, device=boxes.device)
     for depth in range(len(levels) - 1, -1, -1):
         height, width = levels[depth].shape[2:]
@@ -174,7 +173,7 @@ def _coarser(boxes: Tensor) -> Tensor:
 
 def _may_meet(planes: Tensor, facet: Tensor, box: Tensor) -> Tensor:
     """Whether each function of a facet is positive somewhere in its box."""
-    low_x, low_y, high_x, high_y = box.to(planes.dtype)
+    low_x, low_y, high_x, high_y = box
     least = torch.full_like(low_x, torch.inf)
     for function in planes:
         a, b, c = function.index_select(1, facet)

@@ -62,10 +62,10 @@ def palette(count: int, colors: int, generator: torch.Generator, saturation: flo
     # most surfaces are brown or grey, some green, a few blue
     common = torch.tensor([0.07, 0.07, 0.09, 0.11, 0.27, 0.58])[torch.randint(6, (count, 1), generator=generator)]
     common = common + 0.03 * torch.randn(count, 1, generator=generator)
-    free = torch.rand(count, 1, generator=generator) < 0.2  # noqa: PLR2004
+    free = torch.rand(count, 1, generator=generator) < 0.12  # noqa: PLR2004
     hue = torch.where(free, _uniform(generator, 0, 1, count, 1), common)
     hue = hue + 0.04 * torch.randn(count, colors, generator=generator)
-    odd = torch.rand(count, colors, generator=generator) < 0.15  # noqa: PLR2004
+    odd = torch.rand(count, colors, generator=generator) < 0.08  # noqa: PLR2004
     hue = torch.where(odd, _uniform(generator, 0, 1, count, colors), hue)
     strength = _uniform(generator, 0, 1, count, 1) ** 2 * _uniform(generator, 0.3, 1.7, count, colors) * saturation
     value = _uniform(generator, 0.12, 0.95, count, colors)
@@ -189,7 +189,7 @@ def leaves(count: int, side: int, generator: torch.Generator, layers: int = 260)
     """Ellipses, leaves and rectangles of many sizes that lie on one another (the dead-leaves model)."""
     x, y = _grid(side)
     picture = palette(count, 1, generator)[:, 0, :, None, None].expand(-1, -1, side, side).clone()
-    colors = palette(count, layers, generator, 0.5)
+    colors = palette(count, layers, generator, 0.4)
     grain = noise(count, side, generator, torch.full((count,), -0.8))
     smallest = 3.0 / side
     for k in range(layers):

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from vggsfm_cli.scene import TensorRecord
+
 LUMINANCE_TABLE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
     (12, 12, 14, 19, 26, 58, 60, 55),
@@ -22,6 +24,12 @@ LUMINANCE_TABLE = (
 
 COLOR_STEP = (17, 18, 24, 47, 66, 99, 99, 99)
 """The first row of the table for colours; steps of other rows are taken as the larger of row and column."""
+
+PIXELS_AT_ONCE = {"cpu": 2**18, "cuda": 2**24}
+"""Pixels that are computed together: as many as fit a CPU's cache, or a GPU's memory."""
+
+BEST_QUALITY = 100.0
+"""Of JPEG."""
 
 MIDDLE = 0.45
 """The brightness that a change of contrast keeps."""
@@ -48,6 +56,32 @@ class PhotometryConfig:
     quality: tuple[float, float] = (35.0, 95.0)  # of the compression, as JPEG counts
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Settings(TensorRecord):
+    """Of the camera, for each of F frames.
+
+    Attributes:
+        blur: standard deviation of a defocus, or half the length of a motion.
+        kind: below one third a soft blur, below two thirds motion, else a disc.
+        turn: direction of the motion.
+        vignetting: loss at the corners.
+        gain: factors of the three colours.
+        bend, slope: of the tone curve.
+        noise: standard deviation.
+        quality: of the compression; above 100 there is none.
+    """
+
+    blur: Float[Tensor, "F 1 1 1"]
+    kind: Float[Tensor, "F 1 1 1"]
+    turn: Float[Tensor, "F 1 1 1"]
+    vignetting: Float[Tensor, "F 1 1 1"]
+    gain: Float[Tensor, "F 3 1 1"]
+    bend: Float[Tensor, "F 1 1 1"]
+    slope: Float[Tensor, "F 1 1 1"]
+    noise: Float[Tensor, "F 1 1 1"]
+    quality: Float[Tensor, "F 1 1 1"]
+
+
 def photograph(
     pixels: Float[Tensor, "*frames 3 H W"], config: PhotometryConfig, generator: torch.Generator
 ) -> Float[Tensor, "*frames 3 H W"]:
@@ -59,87 +93,92 @@ def photograph(
         generator: on the CPU.
     """
     frames = pixels.reshape(-1, *pixels.shape[-3:])
-    draws = _Draws(generator, len(frames), pixels.device)
-    frames = _blur(frames, config, draws)
-    frames = _tone(frames, config, draws)
-    frames = _noise(frames, config, draws)
-    return _compress(frames.clamp_(0, 1), config, draws).reshape(pixels.shape)
+    settings = _draw(config, len(frames), generator).to(pixels.device)
+    grain = _generator_there(generator, pixels.device)
+    step = max(1, PIXELS_AT_ONCE.get(pixels.device.type, 2**18) // (pixels.shape[-2] * pixels.shape[-1]))
+    pieces = []
+    for k in range(0, len(frames), step):
+        some = settings._map(lambda tensor, k=k: tensor[k : k + step])  # type: ignore[misc]
+        piece = _blur(frames[k : k + step], some, config.softness_px)
+        piece = _tone(piece, some)
+        if config.noise > 0:
+            piece = _add_noise(piece, some, grain)
+        pieces.append(_compress(piece.clamp_(0, 1), some))
+    return torch.cat(pieces).reshape(pixels.shape) if pieces else pixels.clone()
 
 
-class _Draws:
-    """Numbers for each frame, drawn on the CPU."""
+def _draw(config: PhotometryConfig, frames: int, generator: torch.Generator) -> _Settings:
+    def uniform() -> Tensor:
+        return torch.rand(frames, 1, 1, 1, generator=generator)
 
-    def __init__(self, generator: torch.Generator, frames: int, device: torch.device) -> None:
-        self.generator, self.frames, self.device = generator, frames, device
+    def normal(spread: float, columns: int = 1) -> Tensor:
+        return spread * torch.randn(frames, columns, 1, 1, generator=generator).clamp(-2.5, 2.5)
 
-    def uniform(self, low: int | float, high: int | float) -> Float[Tensor, "F 1 1 1"]:
-        values = torch.rand(self.frames, 1, 1, 1, generator=self.generator)
-        return (low + (high - low) * values).to(self.device)
-
-    def normal(self, spread: int | float, columns: int = 1) -> Float[Tensor, "F C 1 1"]:
-        values = torch.randn(self.frames, columns, 1, 1, generator=self.generator).clamp(-2.5, 2.5)
-        return (spread * values).to(self.device)
-
-    def field(self, like: Tensor) -> Tensor:
-        """Normal numbers as many as pixels; on another device they come from a generator there, for speed."""
-        if self.device.type == "cpu":
-            return torch.randn(like.shape, generator=self.generator)
-        seed = int(torch.randint(2**62, (), generator=self.generator))
-        there = torch.Generator(self.device).manual_seed(seed)
-        return torch.randn(like.shape, generator=there, device=self.device)
-
-
-def _blur(frames: Tensor, config: PhotometryConfig, draws: _Draws) -> Tensor:
-    """Softness of the lens; on some frames defocus (a disc) or motion (a line), each smoothed by that softness."""
-    axis = torch.arange(BLUR_SIDE, device=frames.device) - BLUR_SIDE // 2
-    y, x = axis[:, None].float(), axis[None, :].float()
-    strength = draws.uniform(0, 1).square() * (draws.uniform(0, 1) < config.blurred) * config.blur_px
-    kind, turn = draws.uniform(0, 1), draws.uniform(0, math.pi)
-    along, away = x * turn.cos() + y * turn.sin(), y * turn.cos() - x * turn.sin()
-    soft = max(config.softness_px, 0.2)
-    gaussian = torch.exp(-(x * x + y * y) / (2 * (soft**2 + strength.square())))
-    disc = torch.sigmoid((2 * strength - (x * x + y * y).sqrt()) / soft * 1.7)
-    beyond = (along.abs() - 2 * strength).clamp(min=0)
-    line = torch.exp(-(beyond.square() + away.square()) / (2 * soft**2))
-    kernel = torch.where(
-        kind < 1 / 3, gaussian, torch.where(kind < 2 / 3, line, torch.where(strength > soft, disc, gaussian))
+    balance = normal(config.white_balance, 3) * torch.tensor([1.0, 0.0, 1.0])[:, None, None]
+    low, high = config.quality
+    compressed = uniform() < config.compressed
+    return _Settings(
+        blur=uniform().square() * (uniform() < config.blurred) * config.blur_px,
+        kind=uniform(),
+        turn=math.pi * uniform(),
+        vignetting=uniform().square() * config.vignetting,
+        # exposure acts on light, and pictures hold about its square root
+        gain=torch.exp2(0.5 * normal(config.exposure)) * (1 + balance),
+        bend=normal(config.contrast).clamp(-0.9, 0.9),
+        slope=(0.5 * normal(config.contrast)).exp(),
+        noise=uniform().square() * config.noise,
+        quality=torch.where(compressed, low + (high - low) * uniform(), 2 * BEST_QUALITY),
     )
-    if config.softness_px == 0 and config.blurred == 0:
+
+
+def _generator_there(generator: torch.Generator, device: torch.device) -> torch.Generator:
+    """For numbers as many as pixels: on another device they come from a generator there, for speed."""
+    if device.type == "cpu":
+        return generator
+    return torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
+
+
+def _blur(frames: Tensor, settings: _Settings, softness_px: float) -> Tensor:
+    """Softness of the lens; on some frames defocus (a disc) or motion (a line), each smoothed by that softness."""
+    if softness_px == 0 and not bool(settings.blur.any()):
         return frames.clone()
+    axis = torch.arange(BLUR_SIDE, device=frames.device, dtype=frames.dtype) - BLUR_SIDE // 2
+    y, x = axis[:, None], axis[None, :]
+    strength, cosine, sine = settings.blur, settings.turn.cos(), settings.turn.sin()
+    soft = max(softness_px, 0.2)
+    squared = x * x + y * y
+    gaussian = torch.exp(-squared / (2 * (soft**2 + strength.square())))
+    disc = torch.sigmoid((2 * strength - squared.sqrt()) / soft * 1.7)
+    beyond = ((x * cosine + y * sine).abs() - 2 * strength).clamp(min=0)
+    line = torch.exp(-(beyond.square() + (y * cosine - x * sine).square()) / (2 * soft**2))
+    special = torch.where(settings.kind < 2 / 3, line, torch.where(strength > soft, disc, gaussian))
+    kernel = torch.where(settings.kind < 1 / 3, gaussian, special)
     kernel = (kernel / kernel.sum((-2, -1), keepdim=True)).expand(-1, 3, -1, -1).reshape(-1, 1, BLUR_SIDE, BLUR_SIDE)
     padded = functional.pad(frames, (BLUR_SIDE // 2,) * 4, mode="replicate")
     flat = padded.reshape(1, -1, *padded.shape[-2:])
     return functional.conv2d(flat, kernel, groups=kernel.shape[0]).reshape(frames.shape)
 
 
-def _tone(frames: Tensor, config: PhotometryConfig, draws: _Draws) -> Tensor:
+def _tone(frames: Tensor, settings: _Settings) -> Tensor:
     height, width = frames.shape[-2:]
     y = (torch.arange(height, device=frames.device) + 0.5) / height - 0.5
     x = (torch.arange(width, device=frames.device) + 0.5) / width - 0.5
     radius = 2 * (x.square()[None, :] + y.square()[:, None])
-    shade = 1 - draws.uniform(0, 1).square() * config.vignetting * radius
-    gains = draws.normal(config.white_balance, 3) * torch.tensor([1.0, 0.0, 1.0], device=frames.device)[:, None, None]
-    # exposure acts on light, and pictures hold about its square root
-    gain = torch.exp2(0.5 * draws.normal(config.exposure)) * (1 + gains)
-    bend, slope = draws.normal(config.contrast).clamp(-0.9, 0.9), (0.5 * draws.normal(config.contrast)).exp()
-    bright = (frames * (shade * gain)).clamp_(0, 1)
+    bright = (frames * ((1 - settings.vignetting * radius) * settings.gain)).clamp_(0, 1)
     # a parabola through black and white: much like a gamma, and cheap
-    bright = bright.addcmul_(bright - 1, bright * bend)
-    return bright.sub_(MIDDLE).mul_(slope).add_(MIDDLE)
+    bright = bright.addcmul_(bright - 1, bright * settings.bend)
+    return bright.sub_(MIDDLE).mul_(settings.slope).add_(MIDDLE)
 
 
-def _noise(frames: Tensor, config: PhotometryConfig, draws: _Draws) -> Tensor:
-    if config.noise == 0:
-        return frames
-    level = draws.uniform(0, 1).square() * config.noise
+def _add_noise(frames: Tensor, settings: _Settings, generator: torch.Generator) -> Tensor:
     # shot noise is constant in a picture that holds the square root of light, read noise shows in the dark
-    spread = level * (0.8 + 0.4 * (1 - frames.clamp(0, 1)).square())
-    return frames + spread * draws.field(frames)
+    spread = (1 - frames.clamp(0, 1)).square_().mul_(0.4).add_(0.8).mul_(settings.noise)
+    return frames.addcmul_(spread, torch.randn(frames.shape, generator=generator, device=frames.device))
 
 
-def _compress(frames: Tensor, config: PhotometryConfig, draws: _Draws) -> Tensor:
-    quality = draws.uniform(*config.quality).flatten()
-    chosen = (draws.uniform(0, 1).flatten() < config.compressed).nonzero().squeeze(-1)
+def _compress(frames: Tensor, settings: _Settings) -> Tensor:
+    quality = settings.quality.flatten()
+    chosen = (quality <= BEST_QUALITY).nonzero().squeeze(-1)
     if len(chosen):
         frames[chosen] = compress(frames[chosen], quality[chosen])
     return frames

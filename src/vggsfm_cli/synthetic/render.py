@@ -18,8 +18,14 @@ from vggsfm_cli.synthetic.surfaces import Surfaces
 from vggsfm_cli.synthetic.textures import Textures
 from vggsfm_cli.synthetic.worlds import DEFAULT_FOCAL
 
-RAYS_AT_ONCE = {"cpu": 2**18, "cuda": 2**24}
+RAYS_AT_ONCE = {"cpu": 2**18, "cuda": 2**23}
 """Rays that are cast together: as many as fit a CPU's cache, or a GPU's memory."""
+
+SHADED_AT_ONCE = {"cpu": 2**16, "cuda": 2**22}
+"""Rays whose colours are computed together."""
+
+SHADOW_STEP = 16
+"""Of so many rays one says where shadows may be seen."""
 
 SAME_DEPTH = 1e-7
 """Relative difference of inverse depths up to which a ray meets the point itself and not something before it."""
@@ -173,39 +179,65 @@ def pixel_rays(cameras: Cameras, size: tuple[int, int], samples: int = 1) -> Flo
 def _colors(
     config: SceneConfig, textures: Textures, surfaces: Surfaces, cameras: Cameras, view: Casting
 ) -> Float[Tensor, "T 3 R"]:
+    tiles, rays = view.depth.shape
+    shadows = None
+    if config.shadows and bool((surfaces.lighting.shadow > 0).any()):
+        hits, _, _ = _hits(surfaces, cameras, view, slice(0, tiles), slice(0, rays, SHADOW_STEP))
+        scene = hits.frame // cameras.camera_index.shape[1]
+        # near places count more: those far away would make the map coarse
+        shadows = shading.cast_shadows(surfaces, scene, hits.xyz_world, hits.pixel**-2)
+    looks = shading.looks_of(surfaces)
+    step = max(1, SHADED_AT_ONCE.get(view.depth.device.type, 2**16) // rays)
+    pieces = []
+    for k in range(0, tiles, step):
+        some = slice(k, min(k + step, tiles))
+        hits, rows, sky = _hits(surfaces, cameras, view, some, slice(0, rays))
+        colors = view.depth.new_zeros(3, (some.stop - some.start) * rays)
+        colors[:, rows] = shading.shade(surfaces, looks, textures, hits, shadows)
+        colors[:, sky.rows] = shading.sky(surfaces, textures, sky.frame, sky.direction)
+        pieces.append(colors.reshape(3, -1, rays).transpose(0, 1))
+    return torch.cat(pieces)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Sky:
+    """Rays that meet nothing: which ones, in which frame, and where to."""
+
+    rows: Int[Tensor, " N"]
+    frame: Int[Tensor, " N"]
+    direction: Float[Tensor, "3 N"]
+
+
+def _hits(
+    surfaces: Surfaces, cameras: Cameras, view: Casting, tiles: slice, rays: slice
+) -> tuple[shading.Hits, Int[Tensor, " R"], _Sky]:
+    """What some rays of some tiles meet, and which of them do."""
     frames = cameras.camera_index.shape[1]
-    directions = _directions(cameras, view.rays)
-    total = cameras.camera_index.numel()
-    frame = torch.arange(total, device=directions.device).repeat_interleave(directions.shape[1] // total)
-    hit = (view.depth > 0).flatten()
-    rows = hit.nonzero().squeeze(-1)
-    colors = torch.zeros_like(directions)
-    seen, direction = frame.index_select(0, rows), directions.index_select(1, rows)
-    depth = view.depth.flatten().index_select(0, rows)
-    patch = view.patch.flatten().index_select(0, rows)
+    frame_of_tile = torch.arange(tiles.start, tiles.stop, device=view.depth.device) // (
+        len(view.depth) // cameras.camera_index.numel()
+    )
+    world_from_cam = cameras.cam_from_world[..., :3].flatten(0, 1).mT.float().index_select(0, frame_of_tile)
+    directions = world_from_cam[..., :2] @ view.rays[tiles, :, rays] + world_from_cam[..., 2:]
+    directions = directions.transpose(0, 1).flatten(1)
+    depth, patch = view.depth[tiles, rays], view.patch[tiles, rays].flatten()
+    frame = frame_of_tile.repeat_interleave(depth.shape[1])
+    hit = (depth > 0).flatten()
+    rows, missed = hit.nonzero().squeeze(-1), (~hit).nonzero().squeeze(-1)
+    depth, direction, seen = (
+        depth.flatten().index_select(0, rows),
+        directions.index_select(1, rows),
+        frame.index_select(0, rows),
+    )
     center = cameras.centers.flatten(0, 1).mT.float().contiguous().index_select(1, seen)
     hits = shading.Hits(
         frame=seen,
-        patch=seen // frames * surfaces.material.shape[1] + patch,
+        patch=seen // frames * surfaces.material.shape[1] + patch.index_select(0, rows),
         xyz_world=center.addcmul_(direction, depth),
         direction=direction,
         pixel=view.pixel.index_select(0, seen) * depth,
     )
-    shadows = None
-    if config.shadows and bool((surfaces.lighting.shadow > 0).any()):
-        # near places count more: those far away would make the map coarse
-        shadows = shading.cast_shadows(surfaces, seen // frames, hits.xyz_world, depth.clamp(min=1e-3) ** -2)
-    colors[:, rows] = shading.shade(surfaces, textures, hits, shadows)
-    missed = (~hit).nonzero().squeeze(-1)
-    colors[:, missed] = shading.sky(surfaces, textures, frame[missed], directions[:, missed])
-    return colors.reshape(3, *view.depth.shape).transpose(0, 1)
-
-
-def _directions(cameras: Cameras, rays: Float[Tensor, "T 2 R"]) -> Float[Tensor, "3 n"]:
-    """Directions of all rays in the world, one unit deep."""
-    world_from_cam = cameras.cam_from_world[..., :3].flatten(0, 1).mT.float()
-    by_frame = rays.reshape(len(world_from_cam), -1, 2, rays.shape[-1]).transpose(1, 2).flatten(2)
-    return (world_from_cam[..., :2] @ by_frame + world_from_cam[..., 2:]).transpose(0, 1).flatten(1)
+    sky = _Sky(rows=missed, frame=frame.index_select(0, missed), direction=directions.index_select(1, missed))
+    return hits, rows, sky
 
 
 def _image_of(tiles: Tensor, batch: int, frames: int, size: tuple[int, int]) -> Tensor:

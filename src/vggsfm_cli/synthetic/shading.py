@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 
@@ -53,29 +53,64 @@ class ShadowMaps:
     bias: Float[Tensor, "B"]
 
 
-def shade(surfaces: Surfaces, pictures: Textures, hits: Hits, shadows: ShadowMaps | None) -> Float[Tensor, "3 R"]:
-    """Linear light that comes from the hits."""
-    scene = hits.frame // surfaces.lighting.toward_sun.shape[1]
-    looks = surfaces.looks().flatten(0, 1).mT.contiguous().index_select(1, hits.patch)
-    values = looks[21:28].clone()
-    for k in range(3):
-        values.addcmul_(looks[7 * k : 7 * k + 7], hits.xyz_world[k])
-    normal, direction = _unit(values[4:]), _unit(hits.direction)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Looks:
+    """Tables with a column for each patch of all scenes, or for each material.
+
+    Attributes:
+        affine: ``Surfaces.looks`` of patches.
+        material: of patches.
+        texture, mirror: of both layers of materials.
+        finish: tint (three rows), mix, gloss and shininess of materials.
+    """
+
+    affine: Float[Tensor, "30 n"]
+    material: Int[Tensor, " n"]
+    texture: Int[Tensor, "2 m"]
+    mirror: Bool[Tensor, "2 m"]
+    finish: Float[Tensor, "6 m"]
+
+
+def looks_of(surfaces: Surfaces) -> Looks:
+    """The tables of all scenes."""
     materials = surfaces.materials
-    number = scene * materials.mix.shape[1] + surfaces.material.flatten().index_select(0, hits.patch)
+    batch, count = materials.mix.shape
+    first = count * torch.arange(batch, device=materials.mix.device)[:, None]
+    rows = (materials.tint, materials.mix[..., None], materials.gloss[..., None], materials.shininess[..., None])
+    return Looks(
+        affine=_columns(surfaces.looks()),
+        material=(first + surfaces.material).flatten(),
+        texture=_columns(materials.texture),
+        mirror=_columns(materials.mirror),
+        finish=_columns(torch.cat(rows, -1)),
+    )
+
+
+def _columns(rows: Shaped[Tensor, "B n c"]) -> Shaped[Tensor, "c Bn"]:
+    """Vectors side by side: taking columns gives planes, whose arithmetic is vectorised."""
+    return rows.flatten(0, 1).mT.contiguous()
+
+
+def shade(
+    surfaces: Surfaces, looks: Looks, pictures: Textures, hits: Hits, shadows: ShadowMaps | None
+) -> Float[Tensor, "3 R"]:
+    """Linear light that comes from the hits."""
+    affine = looks.affine.index_select(1, hits.patch)
+    values = affine[21:28].clone()
+    for k in range(3):
+        values.addcmul_(affine[7 * k : 7 * k + 7], hits.xyz_world[k])
+    normal, direction = _unit(values[4:]), _unit(hits.direction)
     # edge-on is never reached, though smoothed normals may turn away; the width is between those across and along
     slant = (normal * direction).sum(0).neg_().clamp_(0.02, 1).rsqrt_()
-    footprint = looks[28:] * (hits.pixel * slant)
-    texture = materials.texture.flatten(0, 1).mT.contiguous().index_select(1, number)
-    mirror = materials.mirror.flatten(0, 1).mT.contiguous().index_select(1, number)
+    footprint = affine[28:] * (hits.pixel * slant)
+    material = looks.material.index_select(0, hits.patch)
+    texture, mirror = looks.texture.index_select(1, material), looks.mirror.index_select(1, material)
+    finish = looks.finish.index_select(1, material)
     first, second = (
         textures.look_up(pictures, texture[k], values[2 * k : 2 * k + 2], mirror[k], footprint[k]) for k in range(2)
     )
-    rows = (materials.tint, materials.mix[..., None], materials.gloss[..., None], materials.shininess[..., None])
-    finish = torch.cat(rows, -1).flatten(0, 1).mT.contiguous().index_select(1, number)
-    albedo = first * finish[:3]
-    albedo = (albedo * (1 + finish[3] * (1.7 * second - 0.9))).clamp_(0, 1).square_()
-    return _light(surfaces, hits, scene, normal, direction, albedo, finish[4], finish[5], shadows)
+    albedo = first * finish[:3] * (1 + finish[3] * (1.7 * second - 0.9))
+    return _light(surfaces, hits, normal, direction, albedo.clamp_(0, 1).square_(), finish, shadows)
 
 
 def _unit(vectors: Tensor) -> Tensor:
@@ -85,18 +120,17 @@ def _unit(vectors: Tensor) -> Tensor:
 def _light(
     surfaces: Surfaces,
     hits: Hits,
-    scene: Tensor,
     normal: Tensor,
     direction: Tensor,
     albedo: Tensor,
-    gloss: Tensor,
-    shininess: Tensor,
+    finish: Tensor,
     shadows: ShadowMaps | None,
 ) -> Tensor:
     lighting = surfaces.lighting
-    sun = lighting.toward_sun.flatten(0, 1).mT.contiguous().index_select(1, hits.frame)
+    scene = hits.frame // lighting.toward_sun.shape[1]
+    sun = _columns(lighting.toward_sun).index_select(1, hits.frame)
     facing = (normal * sun).sum(0).clamp_(min=0)
-    highlight = gloss * (normal * _unit(sun - direction)).sum(0).clamp_(1e-4, 1).pow_(shininess)
+    highlight = finish[4] * (normal * _unit(sun - direction)).sum(0).clamp_(1e-4, 1).pow_(finish[5])
     if shadows is not None:
         lit = 1 - lighting.shadow.index_select(0, scene) * shadowed(shadows, scene, hits.xyz_world)
         facing, highlight = facing * lit, highlight * lit

@@ -12,11 +12,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vggsfm_cli.nn.attention import Attention, Feedforward
+from vggsfm_cli.threads import map_threads
 from vggsfm_cli.tracking.evidence import CUES, Evidence, Judge, Verdict
 from vggsfm_cli.tracking.starts import nearest
 
 COVARIANCE_FLOOR_PX = 0.01
 """Deviation below which no position is claimed to be known, pixels of the aligned patch."""
+
+LOOK_AT_ONCE = 2048
+"""Pairs of patches that go through the network together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +45,14 @@ class PatchEncoder(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(6, 24, 3, padding=1),
+            nn.Conv2d(6, 16, 3, padding=1),
             nn.GELU(),
-            nn.Conv2d(24, 48, 3, stride=2, padding=1),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1),
             nn.GELU(),
-            nn.Conv2d(48, 64, 3, stride=2, padding=1),
+            nn.Conv2d(32, 48, 3, stride=2, padding=1),
             nn.GELU(),
             nn.Flatten(),
-            nn.Linear(64 * 16, width),
+            nn.Linear(48 * 16, width),
         )
 
     def forward(self, patches: Float[Tensor, "K 4 P"], side: int) -> Float[Tensor, "K D"]:
@@ -109,7 +113,7 @@ class TrackTransformer(Judge):
         """Judge all queries in all frames."""
         tried = evidence.tried
         tokens = evidence.xy.new_zeros(*tried.shape, self.config.width)
-        looked = self.patches(evidence.patches[tried], self.config.patch_side) + self.cues(_features(evidence)[tried])
+        looked = self._look(evidence.patches[tried]) + self.cues(_features(evidence)[tried])
         tokens = tokens.index_put(tried.nonzero(as_tuple=True), looked)
         neighbours = nearest(evidence.query, self.config.neighbours)
         relation = _relation(evidence, neighbours)
@@ -122,6 +126,14 @@ class TrackTransformer(Judge):
             move=(evidence.aligned @ move[..., None])[..., 0],
             covariance=_covariance(evidence, variance),
         )
+
+    def _look(self, patches: Float[Tensor, "K 4 P"]) -> Float[Tensor, "K D"]:
+        """Tokens of all patches; side by side on the threads there are, unless a gradient is wanted."""
+        pieces = patches.split(LOOK_AT_ONCE) if len(patches) else (patches,)
+        side = self.config.patch_side
+        if torch.is_grad_enabled():
+            return torch.cat([self.patches(piece, side) for piece in pieces])
+        return torch.cat(list(map_threads(lambda piece: self.patches(piece, side).detach(), pieces, patches.device)))
 
 
 def _covariance(evidence: Evidence, variance: Float[Tensor, "S Q 2"]) -> Float[Tensor, "S Q 2 2"]:

@@ -1,0 +1,50 @@
+"""Put trained parts together into the bundled model.
+
+    python benchmarks/training/bundle.py runs/encoder/export runs/tracks/export --out weights/small
+
+A part is a folder with a ``.safetensors`` file whose names are the model's own. What no part brings keeps XFeat's
+published weights (the encoder) or its geometric counterpart (the judge of the tracks).
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from vggsfm_cli.checkpoints.files import load_model, save_model
+from vggsfm_cli.model import VGGSfMConfig
+from vggsfm_cli.tracking.starts import StartConfig
+from vggsfm_cli.tracking.tracker import CoarseToFineTrackerConfig
+from vggsfm_cli.tracking.transformer import TrackTransformerConfig
+
+START = StartConfig(guided_cells=2)
+"""The search that the track transformer was trained behind: see ``tracks.toml``."""
+
+
+def main() -> None:
+    """Read the parts, build, check that every parameter was brought, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--name", default="small")
+    options = parser.parse_args()
+    state = {}
+    for folder in options.parts:
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            sys.exit(f"{folder} holds no .safetensors file.")
+        for file in files:
+            state |= load_file(file)
+    judged = any(name.startswith("tracker.judge.") for name in state)
+    tracker = CoarseToFineTrackerConfig(start=START, judge=TrackTransformerConfig()) if judged else None
+    model = VGGSfMConfig(name=options.name, tracker=tracker or CoarseToFineTrackerConfig()).build()
+    full = {**load_model("classical").state_dict(), **state}
+    model.load_state_dict(full, strict=True)
+    save_model(model, options.out)
+    size = (options.out / "model.safetensors").stat().st_size
+    print(f"{options.out}: {sum(p.numel() for p in model.parameters()):,} parameters, {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
