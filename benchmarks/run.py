@@ -33,7 +33,7 @@ def runs(bench: Path, scenes: list[str] | None, bag_sizes: list[str]) -> list[tu
     return chosen
 
 
-def run(bench: Path, scene: str, bag: str, names: list[str], camera_mode: str) -> dict[str, Any]:
+def run(bench: Path, scene: str, bag: str, names: list[str], camera_mode: str, model: str) -> dict[str, Any]:
     """One reconstruction and its score; a failure is a result."""
     truth = bench / "data" / scene / "gt.json"
     with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +43,8 @@ def run(bench: Path, scene: str, bag: str, names: list[str], camera_mode: str) -
             shutil.copy(bench / "data" / scene / "images" / name, images / name)
         command = [sys.executable, "-m", "vggsfm_cli", "reconstruct", str(images), "--out", str(out), "--quiet"]
         started = time.perf_counter()
-        done = subprocess.run([*command, "--camera-mode", camera_mode], check=False, capture_output=True, text=True)
+        command += ["--camera-mode", camera_mode, "--model", model]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
         seconds = time.perf_counter() - started
         score_file = Path(folder) / "score.json"
         evaluate = [sys.executable, str(bench / "evaluate.py"), str(out), str(truth), "--names", ",".join(names)]
@@ -78,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", help="comma-separated; all if not given")
     parser.add_argument("--bags", default="", help="sizes of the bags to run beside the full scenes: 3,5,10")
+    parser.add_argument("--model", default="small", help="a name, or a folder")
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
     if "VGGSFM_BENCH" not in os.environ:
@@ -86,10 +88,10 @@ def main() -> None:
     results = []
     for scene, bag, names in runs(bench, options.scenes and options.scenes.split(","), options.bags.split(",")):
         own = "per-image" if scene == "sacre_coeur" else "single"  # as for the peers
-        results.append(run(bench, scene, bag, names, own))
+        results.append(run(bench, scene, bag, names, own, options.model))
         print(table(results[-1:]).splitlines()[-1], flush=True)
     machine = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
-    document = {"machine": machine, "python": platform.python_version(), "results": results}
+    document = {"machine": machine, "python": platform.python_version(), "model": options.model, "results": results}
     (options.out / "results.json").write_text(json.dumps(document, indent=1) + "\n")
     note = "K unknown, 1024 px to the network; AUC_max in percent.\nWritten by `python benchmarks/run.py`.\n\n"
     (options.out / "results.md").write_text("# Real scenes\n\n" + note + table(results))

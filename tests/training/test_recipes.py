@@ -1,10 +1,12 @@
 """The committed recipes: all can be read, and the smallest one learns and resumes to the bit."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from vggsfm_cli.cli.app import app
@@ -72,5 +74,13 @@ def test_evidence_on_renders_lies_beside_the_truth():
     assert all(torch.isfinite(p.grad).all() for p in task.module.parameters() if p.grad is not None)
     figures = task.validate()
     assert {"loss", "precision", "classical precision", "inside 50"} <= set(figures)
+    factor = math.exp(task.calibration())
     task.export(Path("export"))
-    assert Path("export/tracks.safetensors").is_file()
+    exported = {
+        name.removeprefix("tracker.judge."): value for name, value in load_file("export/tracks.safetensors").items()
+    }
+    logit = task.module.head.bias[0].clone()
+    task.module.load_state_dict(exported)
+    assert task.module.head.bias[0] == logit
+    assert math.exp(task.calibration()) == pytest.approx(1, abs=0.02)
+    assert factor != pytest.approx(1, abs=0.02)

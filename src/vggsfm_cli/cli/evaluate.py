@@ -49,7 +49,7 @@ def tracks(
             show_default="those of the bench",
         ),
     ] = None,
-    rendered: Annotated[int, typer.Option(help="Rendered scenes; 0 leaves them out.", min=0)] = 16,
+    rendered: Annotated[int, typer.Option(help="Rendered scenes; 0 leaves them out.", min=0)] = 12,
     queries: Annotated[int, typer.Option(help="Key points of a frame of a surveyed scene.", min=16)] = 2048,
     query_frames: Annotated[int, typer.Option(help="Frames of a surveyed scene that start tracks.", min=1)] = 4,
     seed: Annotated[int, typer.Option(help="Of the rendered scenes.", min=0)] = 0,

@@ -42,9 +42,9 @@ class RenderedConfig(PairConfig):
     query_frames: int = 2
     queries: int = 1024
     scene: SceneConfig = field(
-        default_factory=lambda: SceneConfig(width=640, height=480, photometry=PhotometryConfig())
+        default_factory=lambda: SceneConfig(width=1024, height=768, photometry=PhotometryConfig())
     )
-    scenes: int = 16
+    scenes: int = 12
     textures: str = "procedural"  # what they are, for the record
     seed: int = 0  # another one gives other scenes
     right_px: float = 3.0  # a visible track this far off is wrong

@@ -46,6 +46,7 @@ class MappingOptions:
     preliminary: PreliminaryCamerasConfig = field(default_factory=PreliminaryCamerasConfig)
     growth: GrowthConfig = field(default_factory=GrowthConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    model_error_px: float = 0.1  # deviation, added to every track's own, of what no camera model explains
     max_candidates: int = 4  # models grown before the best is chosen
     seeds_per_focal: int = 2
     good_enough: float = 0.85  # a candidate with all frames and this share of the expected inliers ends the search
@@ -102,10 +103,23 @@ def reconstruct_from_tracks(
     """
     if images.frame_valid.shape[0] != 1:
         raise ValueError("reconstruct_from_tracks takes one scene at a time")
-    mapper = _Mapper(
-        images, tracks, camera_estimator, triangulator, adjuster, options or MappingOptions(), seed, progress
-    )
+    options = options or MappingOptions()
+    tracks = with_model_error(images, tracks, options.model_error_px)
+    mapper = _Mapper(images, tracks, camera_estimator, triangulator, adjuster, options, seed, progress)
     return mapper.run()
+
+
+def with_model_error(images: ImageSet, tracks: Tracks, deviation_px: float) -> Tracks:
+    """Tracks whose covariance also holds what the lens model leaves over, so that no observation rules alone.
+
+    Args:
+        images: says how large a network pixel is.
+        tracks: in stored pixels.
+        deviation_px: network pixels, the same in all directions.
+    """
+    variance = (deviation_px * images.pixel_scale).square()[..., None, None, None].to(tracks.covariance)
+    eye = torch.eye(2, dtype=variance.dtype, device=variance.device)
+    return dataclasses.replace(tracks, covariance=tracks.covariance + variance * eye)
 
 
 class _Mapper:
