@@ -4,6 +4,9 @@
 
 A part is a folder with a ``.safetensors`` file whose names are the model's own. What no part brings keeps XFeat's
 published weights (the encoder) or its geometric counterpart (the judge of the tracks).
+
+The encoder is the mean of its trained weights and XFeat's, where its training started: what was learned for wide angles
+stays, and little is lost at narrow ones (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
 """
 
 import argparse
@@ -27,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--encoder-share", type=float, default=0.5, help="of the trained weights in the mean")
     parser.add_argument("--name", default="small")
     options = parser.parse_args()
     state = {}
@@ -39,7 +43,11 @@ def main() -> None:
     judged = any(name.startswith("tracker.judge.") for name in state)
     tracker = CoarseToFineTrackerConfig(start=START, judge=TrackTransformerConfig()) if judged else None
     model = VGGSfMConfig(name=options.name, tracker=tracker or CoarseToFineTrackerConfig()).build()
-    full = {**load_model("classical").state_dict(), **state}
+    published = load_model("classical").state_dict()
+    for name in published.keys() & state.keys():
+        if published[name].is_floating_point():
+            state[name] = published[name].lerp(state[name], options.encoder_share)
+    full = {**published, **state}
     model.load_state_dict(full, strict=True)
     save_model(model, options.out)
     size = (options.out / "model.safetensors").stat().st_size

@@ -82,5 +82,5 @@ def test_evidence_on_renders_lies_beside_the_truth():
     logit = task.module.head.bias[0].clone()
     task.module.load_state_dict(exported)
     assert task.module.head.bias[0] == logit
-    assert math.exp(task.calibration()) == pytest.approx(1, abs=0.02)
-    assert factor != pytest.approx(1, abs=0.02)
+    assert math.exp(task.calibration()) == pytest.approx(1, abs=0.03)
+    assert factor != pytest.approx(1, abs=0.03)

@@ -155,6 +155,7 @@ def save_model(model: VGGSfM, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{WEIGHTS_FILE}.partial"
     save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, partial)
+    partial.chmod(0o644)  # the library writes for the owner alone
     partial.replace(folder / WEIGHTS_FILE)
     partial = folder / f".{CONFIG_FILE}.partial"
     partial.write_text(json.dumps(config_to_json(model.config), indent=2) + "\n")

@@ -28,6 +28,9 @@ from vggsfm_cli.training.task import Task, seed_of
 INSIDE_50, INSIDE_90 = 1.386, 4.605
 """Squared Mahalanobis distances that hold 50 and 90 % of a 2D Gaussian."""
 
+CALIBRATION_PX = 5.0
+"""Errors beyond are outliers that no covariance describes; the evaluation of tracks draws the same line."""
+
 CALIBRATION_EXAMPLES = 20
 """Training examples that the last factor on the covariances is taken from."""
 
@@ -162,8 +165,8 @@ class TracksTask(Task):
     def export(self, folder: Path) -> None:
         """Write ``tracks.safetensors``: the weights under the names the tracker has for them, covariances calibrated.
 
-        Errors have longer tails than a Gaussian, so the likelihood asks for ellipses that hold too much near their
-        middle. One factor on all covariances, from training examples, brings both shares near what they claim.
+        Errors have longer tails than a Gaussian, so ellipses hold too much near the middle and too little far out. One
+        factor on all covariances, from training examples, shares that out between the two.
         """
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: value.cpu().contiguous() for name, value in self.module.state_dict().items()}
@@ -172,17 +175,24 @@ class TracksTask(Task):
 
     @torch.no_grad()
     def calibration(self) -> float:
-        """Logarithm of the factor on covariances after which half of the errors lie in the 50 % ellipse.
+        """Logarithm of the factor on covariances after which the shares in the 50 and 90 % ellipses miss least.
 
-        The errors are those of believed observations in ``CALIBRATION_EXAMPLES`` training examples.
+        The errors are those of believed observations in ``CALIBRATION_EXAMPLES`` training examples; what counts is the
+        larger of the two misses.
         """
-        inside = []
+        parts = []
         for number in range(CALIBRATION_EXAMPLES):
             for judged in self._judged(number, held_out=False):
                 verdict = judge(self.module, judged)
-                error, _, near = self._compare(judged, verdict)
-                inside.append(mahalanobis_squared(error, verdict.covariance)[near & (verdict.logit > 0)])
-        return float((torch.cat(inside).median() / INSIDE_50).clamp(min=1e-3).log())
+                error = judged.xy - (judged.evidence.xy + verdict.move)
+                noise = error.norm(dim=-1) < CALIBRATION_PX
+                counted = judged.evidence.tried & judged.visible & noise & (verdict.logit > 0)
+                parts.append(mahalanobis_squared(error, verdict.covariance)[counted])
+        squared = torch.cat(parts)
+        factors = torch.linspace(-2, 2, 201, device=squared.device)
+        scaled = squared / factors.exp()[:, None]
+        half, most = ((scaled < level).float().mean(1) for level in (INSIDE_50, INSIDE_90))
+        return float(factors[torch.maximum((half - 0.5).abs(), (most - 0.9).abs()).argmin()])
 
 
 def average_precision(logit: Float[Tensor, " K"], right: Bool[Tensor, " K"]) -> float:
