@@ -74,6 +74,13 @@ def test_the_second_look_finds_what_a_better_far_match_hid():
     assert twice.support.mean() > once.support.mean()
 
 
+def test_neighbours_do_not_depend_on_the_order_of_equally_far_positions():
+    xy = cell_centres()
+    order = torch.randperm(len(xy), generator=torch.Generator().manual_seed(4))
+    found, turned = nearest(xy, 5), nearest(xy[order], 5)
+    assert torch.equal(xy[found][order], xy[order][turned])
+
+
 def test_no_second_look_is_the_default():
     config = StartConfig()
     assert config.guided_cells == 0

@@ -146,9 +146,14 @@ def look_near(
 
 
 def nearest(xy: Float[Tensor, "Q 2"], count: int) -> Int[Tensor, "Q k"]:
-    """Indices of the ``count`` nearest other positions of each position."""
-    distance = torch.cdist(xy, xy).fill_diagonal_(torch.inf)
-    return distance.topk(min(count, max(len(xy) - 1, 1)), largest=False).indices
+    """Indices of the ``count`` nearest other positions of each position, whatever order the positions come in.
+
+    Key points lie on whole pixels, so many are equally far; a share of their coordinates settles who comes first.
+    """
+    distance = torch.cdist(xy, xy, compute_mode="donot_use_mm_for_euclid_dist")
+    turn = (xy @ xy.new_tensor([0.7548777, 0.5698403])) % 1
+    order = (distance + 1e-3 * turn).fill_diagonal_(torch.inf)
+    return order.topk(min(count, max(len(xy) - 1, 1)), largest=False).indices
 
 
 def local_affinity(

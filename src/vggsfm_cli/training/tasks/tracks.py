@@ -189,7 +189,7 @@ class TracksTask(Task):
                 counted = judged.evidence.tried & judged.visible & noise & (verdict.logit > 0)
                 parts.append(mahalanobis_squared(error, verdict.covariance)[counted])
         squared = torch.cat(parts)
-        factors = torch.linspace(-2, 2, 201, device=squared.device)
+        factors = torch.linspace(-6, 6, 601, device=squared.device)
         scaled = squared / factors.exp()[:, None]
         half, most = ((scaled < level).float().mean(1) for level in (INSIDE_50, INSIDE_90))
         return float(factors[torch.maximum((half - 0.5).abs(), (most - 0.9).abs()).argmin()])
