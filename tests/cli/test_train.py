@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,7 @@ def test_a_second_signal_stops_at_once(recipe: Path, monkeypatch: pytest.MonkeyP
 
     def twice(process: int, number: int) -> None:
         kill(process, number)
+        time.sleep(0.2)  # two signals at once may count as one
         kill(process, signal.SIGINT)
 
     monkeypatch.setattr(os, "kill", twice)

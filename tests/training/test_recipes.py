@@ -59,6 +59,7 @@ def test_evidence_on_renders_lies_beside_the_truth():
         textures=24,
     )
     config = TracksTaskConfig(pool=pool, pool_folder="runs", groups=2, validation_examples=1)
+    torch.manual_seed(0)
     task = config.build(0, torch.device("cpu"))
     distances = []
     for number in range(2):
@@ -74,6 +75,10 @@ def test_evidence_on_renders_lies_beside_the_truth():
     assert all(torch.isfinite(p.grad).all() for p in task.module.parameters() if p.grad is not None)
     figures = task.validate()
     assert {"loss", "precision", "classical precision", "inside 50"} <= set(figures)
+    with torch.no_grad():
+        task.module.head.bias[0] = -50.0
+        assert task.calibration() == 0
+        task.module.head.bias[0] = 50.0
     factor = math.exp(task.calibration())
     task.export(Path("export"))
     exported = {

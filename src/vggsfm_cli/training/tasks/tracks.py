@@ -189,6 +189,8 @@ class TracksTask(Task):
                 counted = judged.evidence.tried & judged.visible & noise & (verdict.logit > 0)
                 parts.append(mahalanobis_squared(error, verdict.covariance)[counted])
         squared = torch.cat(parts)
+        if len(squared) == 0:  # nothing is believed yet
+            return 0.0
         factors = torch.linspace(-6, 6, 601, device=squared.device)
         scaled = squared / factors.exp()[:, None]
         half, most = ((scaled < level).float().mean(1) for level in (INSIDE_50, INSIDE_90))
