@@ -66,7 +66,7 @@ def tracks(
 
     Rendered scenes have the held-out textures of training if VGGSFM_TEXTURES is set, else procedural ones.
 
-    Example: vggsfm evaluate tracks --model small --model runs/fine/export --bench bench/
+    Example: vggsfm evaluate tracks --model small --model my_model/ --bench bench/
     """
     set_up_logging(verbose, quiet)
     from vggsfm_cli.checkpoints import load_model

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vggsfm_cli.checkpoints.files import xfeat_state
+from vggsfm_cli.evaluation.metrics import inside_ellipse
 from vggsfm_cli.scene import CameraPriors, ImageSet, TensorRecord
 from vggsfm_cli.threads import one_thread_each
 from vggsfm_cli.tracking.evidence import Evidence, LogOddsConfig, Verdict
@@ -149,17 +150,17 @@ class TracksTask(Task):
             verdict = judge(module, judged)
             error, right, near = self._compare(judged, verdict)
             tried = judged.evidence.tried
-            inside = mahalanobis_squared(error, verdict.covariance)
-            parts.append([x[tried] for x in (error.norm(dim=-1), right, near, verdict.logit, inside)])
-        error, right, near, logit, inside = (torch.cat(column) for column in zip(*parts, strict=True))
+            half, most = (inside_ellipse(error, verdict.covariance, share) for share in (0.5, 0.9))
+            parts.append([x[tried] for x in (error.norm(dim=-1), right, near, verdict.logit, half, most)])
+        error, right, near, logit, half, most = (torch.cat(column) for column in zip(*parts, strict=True))
         believed = logit > 0
         return {
             f"{prefix}precision": float(right[believed].float().mean()),
             f"{prefix}recall": float(believed[right].float().mean()),
             f"{prefix}average precision": average_precision(logit, right),
             f"{prefix}median px": float(error[believed].median()) if bool(believed.any()) else float("nan"),
-            f"{prefix}inside 50": float((inside[near] < INSIDE_50).float().mean()),
-            f"{prefix}inside 90": float((inside[near] < INSIDE_90).float().mean()),
+            f"{prefix}inside 50": float(half[near].float().mean()),
+            f"{prefix}inside 90": float(most[near].float().mean()),
         }
 
     def export(self, folder: Path) -> None:
