@@ -100,8 +100,10 @@ class PreliminaryCameraEstimator(CameraEstimator):
             )
             for posed in relative_poses(graph, cameras, physical, _strongest(pairs, frames, self.config.max_edges))
         ]
-        xy, seen = longest_tracks(graph, self.config.star.max_tracks)
-        found = estimators.average_poses(physical, edges, xy.numpy(), seen.numpy(), self.config.view_graph.ransac)
+        tracks = longest_tracks(graph, cameras, self.config.star)
+        found = estimators.average_poses(
+            physical, edges, tracks.xy.numpy(), tracks.seen.numpy(), self.config.view_graph.ransac
+        )
         if found is None:
             return None
         registered = torch.from_numpy(found.registered) & torch.isin(

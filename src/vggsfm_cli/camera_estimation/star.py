@@ -48,14 +48,13 @@ def grow_star(
     if not posed:
         return None
     cameras = seed_cameras(cameras, posed[0])
-    xy, seen = longest_tracks(graph, config.max_tracks)
-    max_error = config.max_error_px * torch.from_numpy(graph.scale)
+    tracks = longest_tracks(graph, cameras, config)
     tried_with: dict[int, int] = {}
     allowed = list(range(len(graph.scale))) if allowed is None else allowed
     while config.max_frames is None or int(cameras.registered.sum()) < config.max_frames:
-        points = consensus_points(cameras, xy, seen, max_error)
+        points = consensus_points(cameras, tracks)
         valid = points.inliers.any(0)
-        counts = (seen & valid).sum(1)
+        counts = (tracks.seen & valid).sum(1)
         waiting = [
             s
             for s in allowed
@@ -65,12 +64,12 @@ def grow_star(
             break
         frame = max(waiting, key=lambda s: int(counts[s]))
         tried_with[frame] = int(counts[frame])
-        visible = (seen[frame] & valid).nonzero().flatten()
+        visible = (tracks.seen[frame] & valid).nonzero().flatten()
         found = estimators.estimate_absolute_pose(
             physical[frame],
-            xy[frame, visible].numpy(),
+            tracks.xy[frame, visible].numpy(),
             points.xyz_world[visible].numpy(),
-            float(max_error[frame]),
+            float(tracks.max_error_px[frame]),
             graph.config.ransac,
         )
         if found is not None and int(found.inliers.sum()) >= config.min_inliers:
@@ -90,12 +89,35 @@ def seed_cameras(cameras: Cameras, seed: PosedPair) -> Cameras:
     return dataclasses.replace(cameras, cam_from_world=poses, registered=registered)
 
 
-def longest_tracks(graph: ViewGraph, count: int) -> tuple[Float[Tensor, "S n 2"], Bool[Tensor, "S n"]]:
-    """Positions and visibility of the tracks that most frames see."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StarTracks:
+    """The tracks that a star is grown on.
+
+    Attributes:
+        xy: stored pixels.
+        rays: the same on the z = 1 plane of each camera.
+        seen: observations that count.
+        max_error_px: threshold of each frame, stored pixels.
+    """
+
+    xy: Float[Tensor, "S n 2"]
+    rays: Float[Tensor, "S n 2"]
+    seen: Bool[Tensor, "S n"]
+    max_error_px: Float[Tensor, " S"]
+
+
+def longest_tracks(graph: ViewGraph, cameras: Cameras, config: StarConfig) -> StarTracks:
+    """The tracks that most frames see."""
     length = graph.seen.sum(0)
-    order = np.argsort(-length, kind="stable")[:count]
+    order = np.argsort(-length, kind="stable")[: config.max_tracks]
     chosen = np.sort(order[length[order] > 1])
-    return torch.from_numpy(graph.xy[:, chosen]), torch.from_numpy(graph.seen[:, chosen])
+    xy = torch.from_numpy(graph.xy[:, chosen])
+    return StarTracks(
+        xy=xy,
+        rays=cameras.unproject(xy[None])[0],
+        seen=torch.from_numpy(graph.seen[:, chosen]),
+        max_error_px=config.max_error_px * torch.from_numpy(graph.scale),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,38 +126,34 @@ class ConsensusPoints:
 
     Attributes:
         xyz_world: points.
-        error: reprojection errors over their thresholds.
+        error: reprojection errors in the R registered frames, over their thresholds.
         inliers: observations within the threshold, of points that two or more agree with.
     """
 
-    xyz_world: Float[Tensor, "N 3"]
-    error: Float[Tensor, "S N"]
-    inliers: Bool[Tensor, "S N"]
+    xyz_world: Float[Tensor, "n 3"]
+    error: Float[Tensor, "R n"]
+    inliers: Bool[Tensor, "R n"]
 
 
-def consensus_points(
-    cameras: Cameras,
-    xy: Float[Tensor, "S N 2"],
-    seen: Bool[Tensor, "S N"],
-    max_error_px: Float[Tensor, " S"],
-    rounds: int = 4,
-) -> ConsensusPoints:
-    """Points of one scene by triangulation that doubts the worst observations more and more."""
-    seen = seen & cameras.registered[0, :, None]
-    focal = camera_matrices(cameras)[:, 0, 0]
-    rays = cameras.unproject(xy[None])[0].transpose(0, 1)
-    poses = cameras.cam_from_world.expand(rays.shape[0], -1, -1, -1)
-    weight = seen.mT.to(rays.dtype)
+def consensus_points(cameras: Cameras, tracks: StarTracks, rounds: int = 4) -> ConsensusPoints:
+    """Points by triangulation from the registered frames that doubts the worst observations more and more."""
+    frames = cameras.registered[0].nonzero().flatten()
+    focal = camera_matrices(cameras)[frames, 0, 0]
+    rays = tracks.rays[frames].transpose(0, 1)
+    seen = tracks.seen[frames].mT
+    poses = cameras.cam_from_world[:, frames].expand(rays.shape[0], -1, -1, -1)
+    weight = seen.to(rays.dtype)
     for step in range(rounds):
         xyz = triangulate.triangulate(rays, poses, weight)
         xyz_cam = pose.transform(poses, xyz.unsqueeze(1))
         depth = xyz_cam[..., 2].clamp_min(1e-9)
-        error = (xyz_cam[..., :2] / depth.unsqueeze(-1) - rays).norm(dim=-1) * focal / max_error_px
+        error = (xyz_cam[..., :2] / depth.unsqueeze(-1) - rays).norm(dim=-1) * focal / tracks.max_error_px[frames]
         error = torch.where(xyz_cam[..., 2] > 0, error, torch.full_like(error, 1e6))
         softness = 4.0 ** (rounds - 2 - step)
-        weight = seen.mT / (1 + (error / softness).square()).square()
-    inliers = (error <= 1) & seen.mT
-    return ConsensusPoints(xyz_world=xyz, error=error.mT, inliers=(inliers & (inliers.sum(1, keepdim=True) > 1)).mT)
+        weight = seen / (1 + (error / softness).square()).square()
+    inliers = (error <= 1) & seen
+    inliers = inliers & (inliers.sum(1, keepdim=True) > 1)
+    return ConsensusPoints(xyz_world=xyz, error=error.mT, inliers=inliers.mT)
 
 
 def camera_matrices(cameras: Cameras) -> Float[Tensor, "S 3 3"]:
@@ -146,7 +164,6 @@ def camera_matrices(cameras: Cameras) -> Float[Tensor, "S 3 3"]:
 
 def explained(graph: ViewGraph, cameras: Cameras, config: StarConfig) -> float:
     """How much cameras explain: two per inlier observation, less as its error grows, minus three per point."""
-    xy, seen = longest_tracks(graph, config.max_tracks)
-    points = consensus_points(cameras, xy, seen, config.max_error_px * torch.from_numpy(graph.scale))
+    points = consensus_points(cameras, longest_tracks(graph, cameras, config))
     gain = torch.where(points.inliers, 2 * (1 - points.error.square()), torch.zeros_like(points.error)).sum(0) - 3
     return float(gain.clamp_min(0).sum())

@@ -1,8 +1,8 @@
 """Freeing camera parameters last, and only where the geometry holds them.
 
 A principal point that is pinned at the centre bends every rotation a little; one that the views do not determine
-drifts and takes the poses along. The same is true of the distortion when few frames see the scene. So the adjustment
-that frees them also says how well they are determined, and only a small posterior deviation lets the result stand.
+drifts and takes the poses along. The same is true of the distortion, which flat scenes trade against the focal length.
+So the adjustment that frees them also says how well they are determined, and only then does the result stand.
 """
 
 import dataclasses
@@ -10,7 +10,8 @@ import logging
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters, RobustLoss, build_problem
@@ -45,30 +46,55 @@ class PrincipalPointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DistortionConfig:
-    """When the distortion is freed although few frames hold it."""
+    """When the distortion of a camera is freed.
 
-    max_deviation: float = 0.003  # posterior standard deviation that is accepted
-    min_significance: float = 3.0  # and it must differ from zero by so many of them
-    solver: SchurConfig = field(default_factory=lambda: SchurConfig(covariance=True))
+    The formal deviation counts every observation as independent and the lens model as exact. Neither is true, and what
+    focal lengths really miss is some thirty of their formal deviations; hence the large number.
+    """
+
+    min_frames: int = 3
+    min_significance: float = 90.0  # it must differ from where it is held by so many formal deviations
+    solver: SchurConfig = field(
+        default_factory=lambda: SchurConfig(max_iterations=6, cost_tolerance=1e-3, covariance=True)
+    )
 
 
-def free_distortion(scene: Scene, model: Model, loss_scale: float, config: DistortionConfig) -> tuple[Model, bool]:
-    """The model adjusted with its distortion free, and True; or as it was, and False, where that is not held."""
+def released(scene: Scene, model: Model) -> Bool[Tensor, " C"]:
+    """Cameras whose distortion is free: it is no longer where the prior has it."""
+    moved = model.cameras.params != scene.images.priors.params.to(model.cameras.params)
+    indices = [list(camera_models.distortion_indices(name)) for name in model.cameras.models]
+    return torch.stack([moved[0, c, index].any() for c, index in enumerate(indices)])
+
+
+def holding(scene: Scene, cameras: Bool[Tensor, " C"]) -> Scene:
+    """The scene with the distortion of some cameras known."""
+    priors = scene.images.priors
+    known = priors.known.clone()
+    for c in cameras.nonzero().flatten().tolist():
+        known[:, c, list(camera_models.distortion_indices(priors.models[c]))] = True
+    images = dataclasses.replace(scene.images, priors=dataclasses.replace(priors, known=known))
+    return dataclasses.replace(scene, images=images)
+
+
+def release_distortion(scene: Scene, model: Model, loss_scale: float, config: DistortionConfig) -> Model:
+    """The model with the distortion of those cameras moved away from the prior whose views clearly ask for it."""
+    held = ~released(scene, model)
+    if len(model.frames) < config.min_frames or not bool(held.any()):
+        return model
     freed, deviation = _freed(scene, model, FreeParameters(), loss_scale, config.solver)
     if not sensible(scene.images, freed.cameras):
-        return model, False
+        return model
+    params = model.cameras.params.clone()
     for c in model.cameras.camera_index[0, model.frames].unique().tolist():
         index = list(camera_models.distortion_indices(model.cameras.models[c]))
-        for value, spread in zip(freed.cameras.params[0, c, index].tolist(), deviation[c, index].tolist(), strict=True):
-            logger.info("distortion of camera %d becomes %.4f, deviation %.5f", c, value, spread)
-            if spread > config.max_deviation or abs(value) < config.min_significance * spread:
-                return model, False
-    return freed, True
+        change = (freed.cameras.params[0, c, index] - params[0, c, index]).abs()
+        if bool(held[c]) and bool((change > config.min_significance * deviation[c, index]).any()):
+            logger.info("distortion of camera %d is freed: %s", c, freed.cameras.params[0, c, index].tolist())
+            params[0, c, index] = freed.cameras.params[0, c, index]
+    return dataclasses.replace(model, cameras=dataclasses.replace(model.cameras, params=params))
 
 
-def free_principal_point(
-    scene: Scene, model: Model, loss_scale: float, config: PrincipalPointConfig, *, distortion: bool
-) -> Model:
+def free_principal_point(scene: Scene, model: Model, loss_scale: float, config: PrincipalPointConfig) -> Model:
     """The model after an adjustment with the principal point free as well, or as it was where that is not held.
 
     Args:
@@ -76,12 +102,11 @@ def free_principal_point(
         model: what to adjust.
         loss_scale: of the Cauchy loss, in standard deviations of an observation.
         config: when the result stands.
-        distortion: whether the distortion is free too.
     """
     if config.refine is Choice.NO or len(model.frames) < 3:  # noqa: PLR2004
         return model
-    free = FreeParameters(principal_point=True, distortion=distortion)
-    freed, deviations = _freed(scene, model, free, loss_scale, config.solver)
+    free = FreeParameters(principal_point=True)
+    freed, deviations = _freed(holding(scene, ~released(scene, model)), model, free, loss_scale, config.solver)
     if not sensible(scene.images, freed.cameras):
         return model
     for c in model.cameras.camera_index[0, model.frames].unique().tolist():

@@ -10,6 +10,7 @@ from vggsfm_cli.bundle_adjustment.problem import FreeParameters
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.camera_estimation.star import seed_cameras
 from vggsfm_cli.camera_estimation.view_graph import PosedPair
+from vggsfm_cli.refinement.calibration import DistortionConfig, holding, release_distortion, released
 from vggsfm_cli.refinement.model import Model, Scene, adjusted, filtered, triangulate
 from vggsfm_cli.refinement.resection import Attempt, ResectionConfig, place_frames, visible_points
 from vggsfm_cli.scene import Cameras
@@ -25,7 +26,7 @@ class GrowthConfig:
     visible_ratio: float = 0.6  # frames are tried together if they see this share of what the best one sees
     batch_ratio: float = 0.34  # at most so many new frames a round, as a share of those registered
     focal_from: int = 3  # frames that hold a focal length
-    distortion_from: int = 4
+    distortion: DistortionConfig = field(default_factory=DistortionConfig)
     loss_scale: float = 2.0  # standard deviations
     resection: ResectionConfig = field(default_factory=ResectionConfig)
     adjuster: SchurConfig = field(default_factory=lambda: SchurConfig(max_iterations=8, cost_tolerance=1e-3))
@@ -70,11 +71,11 @@ def grow(scene: Scene, model: Model, allowed: list[int], config: GrowthConfig) -
 
 def settle(scene: Scene, model: Model, config: GrowthConfig) -> Model:
     """Points found anew, a short adjustment, inliers found anew."""
-    free = FreeParameters(
-        focal=len(model.frames) >= config.focal_from, distortion=len(model.frames) >= config.distortion_from
-    )
+    free = FreeParameters(focal=len(model.frames) >= config.focal_from)
     model = triangulate(scene, model.cameras, config.max_error_px)
-    model = adjusted(scene, model, config.adjuster.build(), free, config.loss_scale)
+    model = release_distortion(scene, model, config.loss_scale, config.distortion)
+    held = holding(scene, ~released(scene, model))
+    model = adjusted(held, model, config.adjuster.build(), free, config.loss_scale)
     return filtered(scene, model, config.max_error_px)
 
 

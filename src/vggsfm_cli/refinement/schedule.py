@@ -13,8 +13,10 @@ from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.refinement.calibration import (
     DistortionConfig,
     PrincipalPointConfig,
-    free_distortion,
     free_principal_point,
+    holding,
+    release_distortion,
+    released,
 )
 from vggsfm_cli.refinement.model import Model, Scene, adjusted, filtered, triangulate
 from vggsfm_cli.refinement.resection import Attempt, ResectionConfig, place_frames, visible_points
@@ -29,7 +31,6 @@ class ScheduleConfig:
     reprojection_px: tuple[float, ...] = (4.0, 2.5, 1.5)  # one round each
     noise_factor: float = 4.0  # a threshold is never below so many robust standard deviations of the residuals
     focal_from: int = 3  # frames that hold a focal length
-    distortion_from: int = 4  # fewer hold a distortion badly, and it takes the focal length along
     loss_scale: float = 1.0  # of the Cauchy loss, in standard deviations of the residuals
     max_adjusted_tracks: int = 8000  # best tracks that take part in the adjustment of the cameras
     min_frame_inliers: int = 15  # frames with fewer inlier observations are taken out
@@ -91,10 +92,7 @@ def run_last_round(
     part = dataclasses.replace(
         model, inliers=model.inliers & spread_tracks(scene, model, config.max_adjusted_tracks)[None, None]
     )
-    distortion = len(model.frames) >= config.distortion_from
-    if not distortion:
-        part, distortion = free_distortion(scene, part, config.loss_scale, config.distortion)
-    part = free_principal_point(scene, part, config.loss_scale, config.principal_point, distortion=distortion)
+    part = free_principal_point(scene, part, config.loss_scale, config.principal_point)
     model = dataclasses.replace(model, cameras=part.cameras, points=part.points)
     threshold = max(config.reprojection_px[-1], config.noise_factor * noise_px(scene, model))
     return without_weak_frames(scene, triangulate(scene, model.cameras, threshold), config), failed
@@ -123,11 +121,11 @@ def _place_missing(
 
 
 def _adjust(scene: Scene, model: Model, adjuster: BundleAdjuster, config: ScheduleConfig) -> Model:
-    frames = len(model.frames)
-    free = FreeParameters(focal=frames >= config.focal_from, distortion=frames >= config.distortion_from)
+    free = FreeParameters(focal=len(model.frames) >= config.focal_from)
     chosen = spread_tracks(scene, model, config.max_adjusted_tracks)
     part = dataclasses.replace(model, inliers=model.inliers & chosen[None, None])
-    moved = adjusted(scene, part, adjuster, free, config.loss_scale)
+    part = release_distortion(scene, part, config.loss_scale, config.distortion)
+    moved = adjusted(holding(scene, ~released(scene, part)), part, adjuster, free, config.loss_scale)
     return dataclasses.replace(model, cameras=moved.cameras, points=moved.points)
 
 

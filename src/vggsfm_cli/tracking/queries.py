@@ -13,8 +13,9 @@ from vggsfm_cli.tracking.features import FeatureMaps, select_keypoints
 class QueryConfig:
     """Settings of the choice of queries."""
 
-    points_per_frame: int = 1024  # queries a frame starts, new and carried on
-    min_new_share: float = 0.5  # of them that may be new even when tracks to carry on would fill the frame
+    points_per_frame: int = 1024  # queries a frame starts at most, new and carried on
+    max_carried: int = 512  # of them
+    enough_tracks: int = 1500  # a frame starts no more new tracks than it lacks to see so many
     nms_radius_px: int = 2  # network pixels
     min_score: float = 0.01
 
@@ -47,12 +48,9 @@ def choose_queries(
         new: positions of new queries.
         carried: indices into ``covered`` of the tracks to carry on, those with fewest views first.
     """
+    wanted = min(config.points_per_frame, max(config.enough_tracks - len(covered), 0))
     score = features.keypoint_score[0, frame]
-    new = select_keypoints(
-        score, config.points_per_frame, radius=config.nms_radius_px, threshold=config.min_score, taken=covered
-    )
+    new = select_keypoints(score, wanted, radius=config.nms_radius_px, threshold=config.min_score, taken=covered)
     order = views.argsort(stable=True)
     open_tracks = order[~complete[order]]
-    room_for_new = max(config.points_per_frame - len(open_tracks), int(config.min_new_share * config.points_per_frame))
-    new = new[:room_for_new]
-    return new, open_tracks[: config.points_per_frame - len(new)]
+    return new, open_tracks[: min(config.points_per_frame - len(new), config.max_carried)]
