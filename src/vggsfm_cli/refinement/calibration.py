@@ -48,12 +48,14 @@ class PrincipalPointConfig:
 class DistortionConfig:
     """When the distortion of a camera is freed.
 
-    The formal deviation counts every observation as independent and the lens model as exact. Neither is true, and what
-    focal lengths really miss is some thirty of their formal deviations; hence the large number.
+    The formal deviation counts every observation as independent and the lens model as exact. Neither is true: focal
+    lengths of well seen scenes miss their truth by some thirty formal deviations. So the observations of a camera count
+    as those of a limited number of independent ones.
     """
 
     min_frames: int = 3
-    min_significance: float = 90.0  # it must differ from where it is held by so many formal deviations
+    independent: float = 225.0  # observations of a camera that count as independent at most
+    min_significance: float = 3.0  # it must differ from where it is held by so many deviations
     solver: SchurConfig = field(
         default_factory=lambda: SchurConfig(max_iterations=6, cost_tolerance=1e-3, covariance=True)
     )
@@ -88,7 +90,9 @@ def release_distortion(scene: Scene, model: Model, loss_scale: float, config: Di
     for c in model.cameras.camera_index[0, model.frames].unique().tolist():
         index = list(camera_models.distortion_indices(model.cameras.models[c]))
         change = (freed.cameras.params[0, c, index] - params[0, c, index]).abs()
-        if bool(held[c]) and bool((change > config.min_significance * deviation[c, index]).any()):
+        frames = model.cameras.camera_index[0] == c
+        excess = max(float(model.inliers[0, frames].sum()) / config.independent, 1.0) ** 0.5
+        if bool(held[c]) and bool((change > config.min_significance * excess * deviation[c, index]).any()):
             logger.info("distortion of camera %d is freed: %s", c, freed.cameras.params[0, c, index].tolist())
             params[0, c, index] = freed.cameras.params[0, c, index]
     return dataclasses.replace(model, cameras=dataclasses.replace(model.cameras, params=params))

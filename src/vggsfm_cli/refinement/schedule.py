@@ -31,7 +31,7 @@ class ScheduleConfig:
     reprojection_px: tuple[float, ...] = (4.0, 2.5, 1.5)  # one round each
     noise_factor: float = 4.0  # a threshold is never below so many robust standard deviations of the residuals
     focal_from: int = 3  # frames that hold a focal length
-    loss_scale: float = 1.0  # of the Cauchy loss, in standard deviations of the residuals
+    loss_scale: float = 3.0  # of the Cauchy loss, in standard deviations of the residuals
     max_adjusted_tracks: int = 8000  # best tracks that take part in the adjustment of the cameras
     min_frame_inliers: int = 15  # frames with fewer inlier observations are taken out
     min_frame_ratio: float = 0.1  # and those with a smaller share of the observations that could agree
