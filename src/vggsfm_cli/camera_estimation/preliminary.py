@@ -19,7 +19,7 @@ from vggsfm_cli.camera_estimation.star import (
     camera_matrices,
     explained,
     grow_star,
-    longest_tracks,
+    star_tracks,
 )
 from vggsfm_cli.camera_estimation.sweep import Start, SweepConfig, sweep_focals
 from vggsfm_cli.camera_estimation.view_graph import (
@@ -100,7 +100,7 @@ class PreliminaryCameraEstimator(CameraEstimator):
             )
             for posed in relative_poses(graph, cameras, physical, _strongest(pairs, frames, self.config.max_edges))
         ]
-        tracks = longest_tracks(graph, cameras, self.config.star)
+        tracks = star_tracks(graph, cameras, self.config.star)
         found = estimators.average_poses(
             physical, edges, tracks.xy.numpy(), tracks.seen.numpy(), self.config.view_graph.ransac
         )
@@ -162,7 +162,7 @@ class PreliminaryCameraEstimator(CameraEstimator):
             for pair in self.seeds(graph, cameras, frames)[: sweep.seeds]:
                 star = grow_star(images, graph, cameras, pair, small, frames)
                 if star is not None:
-                    found.append(Start(params=params, pair=pair, worth=explained(graph, star, small)))
+                    found.append(Start(params=params, pair=pair, worth=explained(graph, star, small, pair)))
             return found
 
         return sweep_focals(images, vote_focal(images, graph, self.config.focal), grow, sweep)

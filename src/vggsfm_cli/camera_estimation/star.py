@@ -48,7 +48,7 @@ def grow_star(
     if not posed:
         return None
     cameras = seed_cameras(cameras, posed[0])
-    tracks = longest_tracks(graph, cameras, config)
+    tracks = star_tracks(graph, cameras, config, seed)
     tried_with: dict[int, int] = {}
     allowed = list(range(len(graph.scale))) if allowed is None else allowed
     while config.max_frames is None or int(cameras.registered.sum()) < config.max_frames:
@@ -106,9 +106,11 @@ class StarTracks:
     max_error_px: Float[Tensor, " S"]
 
 
-def longest_tracks(graph: ViewGraph, cameras: Cameras, config: StarConfig) -> StarTracks:
-    """The tracks that most frames see."""
+def star_tracks(graph: ViewGraph, cameras: Cameras, config: StarConfig, seed: Pair | None = None) -> StarTracks:
+    """The tracks that most frames see; those that both frames of ``seed`` see come first."""
     length = graph.seen.sum(0)
+    if seed is not None:
+        length = length + len(graph.seen) * (graph.seen[seed.frame1] & graph.seen[seed.frame2])
     order = np.argsort(-length, kind="stable")[: config.max_tracks]
     chosen = np.sort(order[length[order] > 1])
     xy = torch.from_numpy(graph.xy[:, chosen])
@@ -162,8 +164,8 @@ def camera_matrices(cameras: Cameras) -> Float[Tensor, "S 3 3"]:
     return torch.stack(k)[cameras.camera_index[0]]
 
 
-def explained(graph: ViewGraph, cameras: Cameras, config: StarConfig) -> float:
+def explained(graph: ViewGraph, cameras: Cameras, config: StarConfig, seed: Pair | None = None) -> float:
     """How much cameras explain: two per inlier observation, less as its error grows, minus three per point."""
-    points = consensus_points(cameras, longest_tracks(graph, cameras, config))
+    points = consensus_points(cameras, star_tracks(graph, cameras, config, seed))
     gain = torch.where(points.inliers, 2 * (1 - points.error.square()), torch.zeros_like(points.error)).sum(0) - 3
     return float(gain.clamp_min(0).sum())

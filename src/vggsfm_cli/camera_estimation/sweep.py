@@ -5,6 +5,7 @@ model. A third view does not: with the right focal length, points of the first t
 them. So small stars of a few frames are grown over a range of focal lengths, and those that explain most are kept.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,12 +81,17 @@ def sweep_focals(
             for params, own in zip(bases, relative, strict=False)
             for focal in grid
         ]
-    starts = [start for found in map_threads(grow, settings) for start in found]
+
+    def try_out(params: Float[Tensor, "C P"]) -> list[Start]:
+        belief = _belief(images, params, unknown)
+        return [dataclasses.replace(start, worth=belief * start.worth) for start in grow(params)]
+
+    starts = [start for found in map_threads(try_out, settings) for start in found]
     for _ in range(config.halvings if unknown and starts else 0):
         step = step**0.5
         best = max(starts, key=lambda start: start.worth)
         near = [scaled(images.priors.models, best.params, unknown, factor) for factor in (1 / step, step)]
-        starts += [start for found in map_threads(grow, near) for start in found]
+        starts += [start for found in map_threads(try_out, near) for start in found]
     return _distinct(sorted(starts, key=lambda start: -start.worth), images, config)
 
 
@@ -108,6 +114,27 @@ def _relative_focal(images: ImageSet, params: Float[Tensor, "C P"], cameras: lis
         if bool((index == c).any())
     ]
     return math.exp(sum(logs) / max(len(logs), 1))
+
+
+def _belief(images: ImageSet, params: Float[Tensor, "C P"], cameras: list[int]) -> float:
+    """How far to believe several focal lengths before looking at the views: 1 at the prior, with long tails.
+
+    Cameras that each have a focal length of their own can all get longer together and explain ever a little more. A
+    single one that all frames share cannot, and is left to the views.
+    """
+    if len(cameras) < 2:  # noqa: PLR2004
+        return 1.0
+    priors = images.priors
+    squares = [
+        (
+            float(camera_models.focal(priors.models[c], params[c]).log())
+            - float(camera_models.focal(priors.models[c], priors.params[0, c]).log())
+        )
+        ** 2
+        / float(priors.focal_spread[0, c]) ** 2
+        for c in cameras
+    ]
+    return 1 / (1 + 0.25 * sum(squares) / max(len(squares), 1))
 
 
 def _distinct(starts: list[Start], images: ImageSet, config: SweepConfig) -> list[Start]:

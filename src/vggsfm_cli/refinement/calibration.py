@@ -79,22 +79,24 @@ def holding(scene: Scene, cameras: Bool[Tensor, " C"]) -> Scene:
 
 
 def release_distortion(scene: Scene, model: Model, loss_scale: float, config: DistortionConfig) -> Model:
-    """The model with the distortion of those cameras moved away from the prior whose views clearly ask for it."""
-    held = ~released(scene, model)
-    if len(model.frames) < config.min_frames or not bool(held.any()):
+    """The model with the distortion of those cameras away from the prior whose views clearly ask for it."""
+    if len(model.frames) < config.min_frames:
         return model
     freed, deviation = _freed(scene, model, FreeParameters(), loss_scale, config.solver)
     if not sensible(scene.images, freed.cameras):
         return model
+    prior = scene.images.priors.params.to(model.cameras.params)
+    before = released(scene, model)
     params = model.cameras.params.clone()
     for c in model.cameras.camera_index[0, model.frames].unique().tolist():
         index = list(camera_models.distortion_indices(model.cameras.models[c]))
-        change = (freed.cameras.params[0, c, index] - params[0, c, index]).abs()
+        found = freed.cameras.params[0, c, index]
         frames = model.cameras.camera_index[0] == c
         excess = max(float(model.inliers[0, frames].sum()) / config.independent, 1.0) ** 0.5
-        if bool(held[c]) and bool((change > config.min_significance * excess * deviation[c, index]).any()):
-            logger.info("distortion of camera %d is freed: %s", c, freed.cameras.params[0, c, index].tolist())
-            params[0, c, index] = freed.cameras.params[0, c, index]
+        clear = (found - prior[0, c, index]).abs() > config.min_significance * excess * deviation[c, index]
+        if bool(clear.any()) != bool(before[c]):
+            params[0, c, index] = found if bool(clear.any()) else prior[0, c, index]
+            logger.info("distortion of camera %d becomes %s", c, params[0, c, index].tolist())
     return dataclasses.replace(model, cameras=dataclasses.replace(model.cameras, params=params))
 
 

@@ -14,7 +14,7 @@ class QueryConfig:
     """Settings of the choice of queries."""
 
     points_per_frame: int = 1024  # queries a frame starts at most, new and carried on
-    max_carried: int = 512  # of them
+    max_carried: int = 384  # of them
     enough_tracks: int = 1500  # a frame starts no more new tracks than it lacks to see so many
     nms_radius_px: int = 2  # network pixels
     min_score: float = 0.01
