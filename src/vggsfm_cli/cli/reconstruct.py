@@ -28,6 +28,10 @@ def reconstruct(
     refine_principal_point: Annotated[
         AutoChoice, typer.Option(help="Free it in the last adjustment; auto: where the views determine it.")
     ] = "auto",
+    undistort: Annotated[
+        Path | None,
+        typer.Option(help="Folder to create with undistorted pictures and sparse/0, for trainers.", metavar="DIR"),
+    ] = None,
     model: Annotated[str, typer.Option(help="Name of the weights.")] = "small",
     seed: Annotated[int, typer.Option(help="Of all random choices; equal seeds give equal results.", min=0)] = 0,
     device: Annotated[Device, typer.Option(help="Where the networks run.")] = "auto",
@@ -55,6 +59,7 @@ def reconstruct(
     from vggsfm_cli.checkpoints import load_model
     from vggsfm_cli.colmap.files import check_writable, write_colmap
     from vggsfm_cli.errors import TooFewRegistered
+    from vggsfm_cli.export.targets import ExportOptions, check_export, export_model
     from vggsfm_cli.io.images import read_images
     from vggsfm_cli.pipeline import ReconstructOptions
     from vggsfm_cli.pipeline import reconstruct as run_pipeline
@@ -63,6 +68,8 @@ def reconstruct(
     from vggsfm_cli.visualization import save_overview
 
     check_writable(out, overwrite=overwrite)
+    if undistort is not None:
+        check_export(undistort, overwrite=overwrite)
     chosen_device = choose_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -97,10 +104,15 @@ def reconstruct(
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 
     write_colmap(models, out, overwrite=overwrite, legacy=legacy_colmap, extras=add_extras)
+    if undistort is not None:
+        with StageProgress(quiet).drawing() as progress:
+            export_model(models[0], undistort, images, ExportOptions(overwrite=overwrite), progress)
     if as_json:
         print(json.dumps(report, indent=2))  # noqa: T201
     else:
         print_summary(report, out)
+        if undistort is not None:
+            console(sys.stdout).print(f"{undistort}: undistorted pictures and their model in sparse/0", markup=False)
     registered = len(models[0].names)
     if registered < min_registered:
         raise TooFewRegistered(

@@ -8,7 +8,7 @@ import pycolmap
 
 from vggsfm_cli import folders
 from vggsfm_cli.colmap.convert import from_pycolmap, to_pycolmap
-from vggsfm_cli.errors import InputError, UsageError
+from vggsfm_cli.errors import InputError
 from vggsfm_cli.scene import Reconstruction
 
 MODEL_FILES = ("cameras", "images", "points3D")
@@ -49,7 +49,7 @@ def write_colmap(
     out = Path(out).resolve()
     with folders.whole_folder(out, lambda: check_writable(out, overwrite=overwrite)) as unfinished:
         for i, model in enumerate(models):
-            _write_model(model, unfinished / str(i), legacy=legacy)
+            write_model(model, unfinished / str(i), legacy=legacy)
         if extras is not None:
             extras(unfinished)
     return out
@@ -77,12 +77,24 @@ def _is_model(folder: Path) -> bool:
     return any(all((folder / f"{name}{suffix}").is_file() for name in MODEL_FILES) for suffix in (".bin", ".txt"))
 
 
-def _write_model(model: Reconstruction, folder: Path, *, legacy: bool) -> None:
-    folder.mkdir()
-    to_pycolmap(model).write_binary(folder)
+def write_model(model: Reconstruction, folder: Path, *, legacy: bool, text: bool = False) -> None:
+    """Write the files of one model into a folder, as they come; ``write_colmap`` is what puts them in place whole.
+
+    Args:
+        model: to write.
+        folder: may exist.
+        legacy: leave out ``rigs`` and ``frames``.
+        text: readable files, not binary ones.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    converted = to_pycolmap(model)
+    if text:
+        converted.write_text(folder)
+    else:
+        converted.write_binary(folder)
     if legacy:
         for name in NEW_FILES:
-            (folder / name).unlink(missing_ok=True)
+            (folder / name).with_suffix(".txt" if text else ".bin").unlink(missing_ok=True)
 
 
 def read_colmap(path: Path | str) -> Reconstruction:
