@@ -41,6 +41,12 @@ def lens_picture(model: str, params: list[float], width: int, height: int) -> np
     return pattern(camera.unproject(model, torch.tensor(params, dtype=torch.float64), xy).numpy())
 
 
+def read_picture(path: Path) -> np.ndarray:
+    """Pixels of a file as stored."""
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
 def pictured_model(
     folder: Path, lens: str = "SIMPLE_RADIAL", names: tuple[str, ...] = ("a.png", "b.png", "c.png"), points: int = 60
 ) -> Reconstruction:

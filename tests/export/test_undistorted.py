@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pictured_model import HEIGHT, LENSES, WIDTH, lens_picture, pictured_model, pinhole_picture
+from pictured_model import HEIGHT, LENSES, WIDTH, lens_picture, pictured_model, pinhole_picture, read_picture
 from vggsfm_cli.colmap.files import read_colmap
 from vggsfm_cli.errors import InputError, UsageError
 from vggsfm_cli.export.targets import ExportOptions, export_model
@@ -22,7 +22,7 @@ def reprojection_errors(model: Reconstruction) -> torch.Tensor:
 
 
 def read(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path)).astype(float)
+    return read_picture(path).astype(float)
 
 
 @pytest.mark.parametrize("lens", LENSES)
@@ -60,7 +60,7 @@ def test_blank_pixels_are_black_and_masked(lens: str, tmp_path: Path) -> None:
     assert len(written.xy) >= len(model.xy) - 1
     size = written.sizes[0].tolist()
     expected = pinhole_picture(written.cameras.params[0, 0].tolist(), *size)
-    assert np.abs(picture - expected)[keep].max() < 12
+    assert np.abs(picture - expected)[keep].mean() < 1 and np.abs(picture - expected)[keep].max() < 20
     assert (picture[~keep] == 0).mean() > 0.9  # a mask leaves out the outermost half pixel too
 
 
@@ -68,10 +68,11 @@ def test_blank_pixels_are_black_and_masked(lens: str, tmp_path: Path) -> None:
 def test_pictures_are_as_stored_and_not_turned(orientation: int, tmp_path: Path) -> None:
     model = pictured_model(tmp_path / "photos", "OPENCV", names=("a.jpg", "sub/b.jpg", "sub/a.jpg"))
     for name in model.names:
-        image = Image.open(tmp_path / "photos" / name)
-        exif = image.getexif()
+        exif = Image.Exif()
         exif[ORIENTATION] = orientation
-        image.save(tmp_path / "photos" / name, exif=exif, quality=98, subsampling=0)
+        Image.fromarray(read_picture(tmp_path / "photos" / name)).save(
+            tmp_path / "photos" / name, exif=exif, quality=98, subsampling=0
+        )
     export_model(model, tmp_path / "out", tmp_path / "photos")
     written = read_colmap(tmp_path / "out" / "sparse" / "0")
     assert written.names == model.names
