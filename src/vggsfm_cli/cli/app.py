@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from vggsfm_cli import __version__
+from vggsfm_cli.cli.compare import compare
 from vggsfm_cli.cli.doctor import doctor
 from vggsfm_cli.cli.evaluate import evaluate
 from vggsfm_cli.cli.export import export, undistort
@@ -53,6 +54,7 @@ def _root(
 app.command(epilog=EXIT_CODE_HELP)(explained(reconstruct))
 app.command(epilog=EXIT_CODE_HELP)(explained(train))
 app.command()(explained(inspect))
+app.command(epilog=EXIT_CODE_HELP)(explained(compare))
 app.command(epilog=EXIT_CODE_HELP)(explained(undistort))
 app.command(epilog=EXIT_CODE_HELP)(explained(export))
 app.command()(explained(synth))
