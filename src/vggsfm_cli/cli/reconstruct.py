@@ -28,6 +28,9 @@ def reconstruct(
     refine_principal_point: Annotated[
         AutoChoice, typer.Option(help="Free it in the last adjustment; auto: where the views determine it.")
     ] = "auto",
+    extra_points: Annotated[
+        int, typer.Option(help="Points to look for between the others, for dense models.", metavar="N", min=0)
+    ] = 0,
     undistort: Annotated[
         Path | None,
         typer.Option(help="Folder to create with undistorted pictures and sparse/0, for trainers.", metavar="DIR"),
@@ -63,6 +66,7 @@ def reconstruct(
     from vggsfm_cli.io.images import read_images
     from vggsfm_cli.pipeline import ReconstructOptions
     from vggsfm_cli.pipeline import reconstruct as run_pipeline
+    from vggsfm_cli.refinement.densify import DensifyConfig
     from vggsfm_cli.report import StageClock, build_report
     from vggsfm_cli.threads import limit_cores
     from vggsfm_cli.visualization import save_overview
@@ -80,7 +84,12 @@ def reconstruct(
             photographs = read_images(images, camera_mode=camera_mode, camera_model=camera_model, progress=progress)
         with clock.stage("weights"):
             networks = load_model(model, chosen_device)
-        options = ReconstructOptions(seed=seed, precision=precision, refine_principal_point=refine_principal_point)
+        options = ReconstructOptions(
+            seed=seed,
+            precision=precision,
+            refine_principal_point=refine_principal_point,
+            densify=DensifyConfig(points=extra_points),
+        )
         models = run_pipeline(photographs.to(chosen_device), networks, options, progress=progress)
     clock.add(models[0].report.get("stages", {}))
     chosen = {
@@ -89,6 +98,7 @@ def reconstruct(
         "camera_model": camera_model,
         "camera_mode": camera_mode,
         "refine_principal_point": refine_principal_point,
+        "extra_points": extra_points,
         "device": str(chosen_device),
         "precision": precision,
         "threads": threads,
