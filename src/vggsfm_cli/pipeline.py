@@ -8,6 +8,7 @@ import torch
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.refinement.calibration import Choice
+from vggsfm_cli.refinement.densify import DensifyConfig, add_points
 from vggsfm_cli.refinement.finish import colorize
 from vggsfm_cli.refinement.mapper import MappingOptions, reconstruct_from_tracks
 from vggsfm_cli.report import StageClock
@@ -25,6 +26,7 @@ class ReconstructOptions:
 
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
     mapping: MappingOptions = field(default_factory=MappingOptions)
+    densify: DensifyConfig = field(default_factory=DensifyConfig)  # of the largest model
     precision: str = "float32"  # of the networks, a name in PRECISIONS
     seed: int = 0  # of everything random
     refine_principal_point: str = "auto"  # at the end: auto where the views determine it, yes, or no
@@ -71,6 +73,9 @@ def reconstruct(
                 seed=options.seed,
                 progress=progress,
             )
+        if options.densify.points > 0:
+            with clock.stage("extra points"):
+                found[0] = add_points(found[0], images, model.tracker, options.densify, precision, progress)
         with clock.stage("colors"):
             found = [colorize(reconstruction, images) for reconstruction in found]
     found[0] = dataclasses.replace(found[0], report={**found[0].report, "stages": clock.as_dict()})

@@ -5,8 +5,10 @@ from typing import Annotated
 import typer
 
 from vggsfm_cli import __version__
+from vggsfm_cli.cli.compare import compare
 from vggsfm_cli.cli.doctor import doctor
 from vggsfm_cli.cli.evaluate import evaluate
+from vggsfm_cli.cli.export import export, undistort
 from vggsfm_cli.cli.failures import EXIT_CODE_HELP, explained
 from vggsfm_cli.cli.inspect import inspect
 from vggsfm_cli.cli.reconstruct import reconstruct
@@ -52,6 +54,9 @@ def _root(
 app.command(epilog=EXIT_CODE_HELP)(explained(reconstruct))
 app.command(epilog=EXIT_CODE_HELP)(explained(train))
 app.command()(explained(inspect))
+app.command(epilog=EXIT_CODE_HELP)(explained(compare))
+app.command(epilog=EXIT_CODE_HELP)(explained(undistort))
+app.command(epilog=EXIT_CODE_HELP)(explained(export))
 app.command()(explained(synth))
 app.add_typer(evaluate)
 app.command()(explained(doctor))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vggsfm_cli.cli.choices import Device
+from vggsfm_cli.cli.compare import model
 from vggsfm_cli.cli.console import StageProgress, console, say, set_up_logging
 from vggsfm_cli.cli.failures import EXIT_CODE_HELP, explained
 from vggsfm_cli.cli.reconstruct import choose_device
@@ -20,11 +21,6 @@ COMPARED = ("small", "classical")
 """What is measured if no model is named: the bundled model beside its classical counterpart."""
 
 evaluate = typer.Typer(name="evaluate", no_args_is_help=True, help="Measure models against known truth.")
-
-
-@evaluate.callback()
-def _evaluate() -> None:
-    """Keep ``tracks`` a command of its own while it is the only one."""
 
 
 def tracks(
@@ -112,4 +108,5 @@ def held_out_textures() -> "Textures | None":
     return make_textures(read_textures(PoolConfig(), held_out=True))
 
 
+evaluate.command(epilog=EXIT_CODE_HELP)(explained(model))
 evaluate.command(epilog=EXIT_CODE_HELP)(explained(tracks))

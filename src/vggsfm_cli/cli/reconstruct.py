@@ -28,6 +28,13 @@ def reconstruct(
     refine_principal_point: Annotated[
         AutoChoice, typer.Option(help="Free it in the last adjustment; auto: where the views determine it.")
     ] = "auto",
+    extra_points: Annotated[
+        int, typer.Option(help="Points to look for between the others, for dense models.", metavar="N", min=0)
+    ] = 0,
+    undistort: Annotated[
+        Path | None,
+        typer.Option(help="Folder to create with undistorted pictures and sparse/0, for trainers.", metavar="DIR"),
+    ] = None,
     model: Annotated[str, typer.Option(help="Name of the weights.")] = "small",
     seed: Annotated[int, typer.Option(help="Of all random choices; equal seeds give equal results.", min=0)] = 0,
     device: Annotated[Device, typer.Option(help="Where the networks run.")] = "auto",
@@ -55,14 +62,18 @@ def reconstruct(
     from vggsfm_cli.checkpoints import load_model
     from vggsfm_cli.colmap.files import check_writable, write_colmap
     from vggsfm_cli.errors import TooFewRegistered
+    from vggsfm_cli.export.targets import ExportOptions, check_export, export_model
     from vggsfm_cli.io.images import read_images
     from vggsfm_cli.pipeline import ReconstructOptions
     from vggsfm_cli.pipeline import reconstruct as run_pipeline
+    from vggsfm_cli.refinement.densify import DensifyConfig
     from vggsfm_cli.report import StageClock, build_report
     from vggsfm_cli.threads import limit_cores
     from vggsfm_cli.visualization import save_overview
 
     check_writable(out, overwrite=overwrite)
+    if undistort is not None:
+        check_export(undistort, overwrite=overwrite)
     chosen_device = choose_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -73,7 +84,12 @@ def reconstruct(
             photographs = read_images(images, camera_mode=camera_mode, camera_model=camera_model, progress=progress)
         with clock.stage("weights"):
             networks = load_model(model, chosen_device)
-        options = ReconstructOptions(seed=seed, precision=precision, refine_principal_point=refine_principal_point)
+        options = ReconstructOptions(
+            seed=seed,
+            precision=precision,
+            refine_principal_point=refine_principal_point,
+            densify=DensifyConfig(points=extra_points),
+        )
         models = run_pipeline(photographs.to(chosen_device), networks, options, progress=progress)
     clock.add(models[0].report.get("stages", {}))
     chosen = {
@@ -82,6 +98,7 @@ def reconstruct(
         "camera_model": camera_model,
         "camera_mode": camera_mode,
         "refine_principal_point": refine_principal_point,
+        "extra_points": extra_points,
         "device": str(chosen_device),
         "precision": precision,
         "threads": threads,
@@ -97,10 +114,15 @@ def reconstruct(
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 
     write_colmap(models, out, overwrite=overwrite, legacy=legacy_colmap, extras=add_extras)
+    if undistort is not None:
+        with StageProgress(quiet).drawing() as progress:
+            export_model(models[0], undistort, images, ExportOptions(overwrite=overwrite), progress)
     if as_json:
         print(json.dumps(report, indent=2))  # noqa: T201
     else:
         print_summary(report, out)
+        if undistort is not None:
+            console(sys.stdout).print(f"{undistort}: undistorted pictures and their model in sparse/0", markup=False)
     registered = len(models[0].names)
     if registered < min_registered:
         raise TooFewRegistered(

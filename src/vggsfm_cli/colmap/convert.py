@@ -71,7 +71,7 @@ def _add_points(
         for image_id, point2D_idx in zip((frame[order] + 1).tolist(), index_in_image[order].tolist(), strict=True)
     ]
     points, starts = np.unique(point[order], return_index=True)
-    ends = [*starts.tolist()[1:], len(elements)]
+    ends = [*starts.tolist(), len(elements)][1:]
     xyz = reconstruction.xyz_world.detach().cpu().double().numpy()[points]
     color = (reconstruction.color.detach().cpu().double().numpy()[points] * 255).round().clip(0, 255).astype(np.uint8)
     error = reconstruction.error_px.detach().cpu().double().numpy()[points]

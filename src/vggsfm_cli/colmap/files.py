@@ -1,16 +1,14 @@
 """Model folders on disk. What is written appears whole or not at all."""
 
-import os
 import re
-import secrets
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pycolmap
 
+from vggsfm_cli import folders
 from vggsfm_cli.colmap.convert import from_pycolmap, to_pycolmap
-from vggsfm_cli.errors import InputError, UsageError
+from vggsfm_cli.errors import InputError
 from vggsfm_cli.scene import Reconstruction
 
 MODEL_FILES = ("cameras", "images", "points3D")
@@ -49,24 +47,11 @@ def write_colmap(
     if not models:
         raise InputError("There is no model to write.")
     out = Path(out).resolve()
-    check_writable(out, overwrite=overwrite)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = _sibling(out, "unfinished")
-        unfinished.mkdir()
-    except OSError as error:
-        raise InputError(f"Cannot write to {str(out.parent)!r}: {error.strerror}.", "Choose another --out.") from error
-    try:
+    with folders.whole_folder(out, lambda: check_writable(out, overwrite=overwrite)) as unfinished:
         for i, model in enumerate(models):
-            _write_model(model, unfinished / str(i), legacy=legacy)
+            write_model(model, unfinished / str(i), legacy=legacy)
         if extras is not None:
             extras(unfinished)
-        check_writable(out, overwrite=overwrite)  # the world may have changed during a long run
-        _swap(unfinished, out)
-    except OSError as error:
-        raise InputError(f"Cannot write {str(out)!r}: {error.strerror}.", "Is the disk full or read-only?") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return out
 
 
@@ -77,28 +62,9 @@ def check_writable(out: Path | str, *, overwrite: bool = False) -> None:
         UsageError: ``out`` is not a folder, holds a model and ``overwrite`` is not set, holds files that are not ours,
             or is a mount point, which cannot be put in place by renaming.
     """
-    out = Path(out).resolve()
-    if not out.exists():
-        _check_parents(out)
-        return
-    if not out.is_dir():
-        raise UsageError(f"{str(out)!r} is a file.", "Choose a folder for --out.")
-    if out.is_mount():
-        raise UsageError(f"{str(out)!r} is a mount point.", f"Use a folder inside it: --out {out / 'sparse'}")
-    entries = sorted(path.name for path in out.iterdir())
-    foreign = [name for name in entries if not _is_ours(out / name)]
-    if foreign:
-        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")  # noqa: PLR2004
-        raise UsageError(f"{str(out)!r} holds other files ({shown}).", f"Use a new folder: --out {out / 'sparse'}")
-    if entries and not overwrite:
-        raise UsageError(f"{str(out)!r} already holds a reconstruction.", "Add --overwrite, or choose another --out.")
-    _check_parents(out)
-
-
-def _check_parents(out: Path) -> None:
-    parent = next(path for path in out.parents if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UsageError(f"{str(parent)!r} is not a folder that can be written to.", "Choose another --out.")
+    folders.check_writable(
+        Path(out).resolve(), ours=_is_ours, holds="a reconstruction", inside="sparse", overwrite=overwrite
+    )
 
 
 def _is_ours(path: Path) -> bool:
@@ -111,31 +77,24 @@ def _is_model(folder: Path) -> bool:
     return any(all((folder / f"{name}{suffix}").is_file() for name in MODEL_FILES) for suffix in (".bin", ".txt"))
 
 
-def _write_model(model: Reconstruction, folder: Path, *, legacy: bool) -> None:
-    folder.mkdir()
-    to_pycolmap(model).write_binary(folder)
+def write_model(model: Reconstruction, folder: Path, *, legacy: bool, text: bool = False) -> None:
+    """Write the files of one model into a folder, as they come; ``write_colmap`` is what puts them in place whole.
+
+    Args:
+        model: to write.
+        folder: may exist.
+        legacy: leave out ``rigs`` and ``frames``.
+        text: readable files, not binary ones.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    converted = to_pycolmap(model)
+    if text:
+        converted.write_text(folder)
+    else:
+        converted.write_binary(folder)
     if legacy:
         for name in NEW_FILES:
-            (folder / name).unlink(missing_ok=True)
-
-
-def _swap(unfinished: Path, out: Path) -> None:
-    """Put ``unfinished`` in the place of ``out``; if that fails, what was there stays."""
-    if not out.exists() or not any(out.iterdir()):
-        unfinished.rename(out)
-        return
-    previous = _sibling(out, "previous")
-    out.rename(previous)
-    try:
-        unfinished.rename(out)
-    except OSError:
-        previous.rename(out)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def _sibling(out: Path, purpose: str) -> Path:
-    return out.with_name(f".{out.name}.{secrets.token_hex(4)}.{purpose}")
+            (folder / name).with_suffix(".txt" if text else ".bin").unlink(missing_ok=True)
 
 
 def read_colmap(path: Path | str) -> Reconstruction:

@@ -1,8 +1,6 @@
 """Rendered scenes as folders: photographs, and the truth beside them. What is written appears whole or not at all."""
 
 import json
-import secrets
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from vggsfm_cli.errors import InputError, UsageError
+from vggsfm_cli import folders
+from vggsfm_cli.errors import UsageError
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.scene import Cameras, ImageSet
 
@@ -43,20 +42,9 @@ def write_scenes(scenes: Iterable[RenderedScene], out: Path | str) -> Path:
         InputError: the disk refuses.
     """
     out = Path(out).resolve()
-    check_new(out)
-    unfinished = out.with_name(f".{out.name}.{secrets.token_hex(4)}.unfinished")
-    try:
-        unfinished.mkdir(parents=True)
+    with folders.whole_folder(out, lambda: check_new(out)) as unfinished:
         for k, scene in enumerate(scenes):
             _write_scene(unfinished / f"scene_{k:03d}", *scene)
-        check_new(out)  # the world may have changed during a long run
-        if out.exists():
-            out.rmdir()
-        unfinished.rename(out)
-    except OSError as error:
-        raise InputError(f"Cannot write {str(out)!r}: {error.strerror}.", "Is the disk full or read-only?") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return out
 
 

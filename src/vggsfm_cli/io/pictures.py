@@ -1,0 +1,74 @@
+"""Pictures written to files, and resampled for cameras without distortion."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Shaped, UInt8
+from PIL import Image
+
+from vggsfm_cli.io.exif import read_exif
+
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+JPEG_QUALITY = 95
+WRITTEN_SUFFIXES = (*JPEG_SUFFIXES, ".png")
+"""Kinds of files that are written; they are also the ones that every trainer reads."""
+
+
+def write_picture(path: Path, pixels: UInt8[np.ndarray, "H W 3"] | UInt8[np.ndarray, "H W"]) -> None:
+    """Write pixels as JPEG (colours at full resolution) or PNG, by the suffix, without any EXIF data."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    if path.suffix.lower() in JPEG_SUFFIXES:
+        image.save(path, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+    else:
+        image.save(path, format="PNG")
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a file is a JPEG or PNG picture of 8-bit RGB that no EXIF orientation turns: all readers see the same."""
+    with Image.open(path) as image:
+        return image.format in ("JPEG", "PNG") and image.mode == "RGB" and read_exif(image).orientation == 1
+
+
+def resample(
+    pixels: UInt8[np.ndarray, "h w 3"], xy: Float[np.ndarray, "H W 2"], inside: Bool[np.ndarray, "H W"]
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture whose pixels lie at ``xy`` of another, bicubic, black outside of it.
+
+    Args:
+        pixels: of the other picture.
+        xy: pixels of it with a corner origin.
+        inside: where ``xy`` is a place in it, see ``inside_picture``.
+    """
+    moved = cv2.remap(pixels, *_centre_origin(xy), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return np.where(inside[..., None], moved, 0).astype(np.uint8)
+
+
+def resample_mask(
+    keep: Bool[np.ndarray, "h w"], xy: Float[np.ndarray, "H W 2"], inside: Bool[np.ndarray, "H W"]
+) -> Bool[np.ndarray, "H W"]:
+    """As ``resample`` for a mask: True only where all pixels that a bilinear lookup touches are True."""
+    moved = cv2.remap(
+        keep.astype(np.uint8) * 255, *_centre_origin(xy), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    return (np.asarray(moved) == 255) & inside  # noqa: PLR2004
+
+
+def inside_picture(xy: Float[np.ndarray, "H W 2"], width: int, height: int) -> Bool[np.ndarray, "H W"]:
+    """Which positions (corner origin) lie in a picture of this size; NaN lies in none."""
+    x, y = xy[..., 0], xy[..., 1]
+    return (x >= 0) & (y >= 0) & (x <= width) & (y <= height)
+
+
+def shrink(pixels: UInt8[np.ndarray, "h w 3"], factor: int) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture at a whole fraction of its size, each pixel the mean of those it covers."""
+    height, width = pixels.shape[:2]
+    size = max(1, round(width / factor)), max(1, round(height / factor))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def _centre_origin(xy: Float[np.ndarray, "H W 2"]) -> tuple[Shaped[np.ndarray, "H W"], Shaped[np.ndarray, "H W"]]:
+    """Columns and rows as OpenCV counts them, from the centre of the first pixel."""
+    moved = np.nan_to_num(xy - 0.5, nan=-1.0).astype(np.float32)
+    return np.ascontiguousarray(moved[..., 0]), np.ascontiguousarray(moved[..., 1])
