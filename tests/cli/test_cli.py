@@ -65,6 +65,8 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException | None]
     fake_pipeline.reconstruct = reconstruct  # type: ignore[attr-defined]
     fake_checkpoints = types.ModuleType("vggsfm_cli.checkpoints")
     fake_checkpoints.load_model = lambda name, device: None  # type: ignore[attr-defined]
+    found = types.SimpleNamespace(hint="", sentence=lambda: "", load=lambda device: None, as_dict=dict)
+    fake_checkpoints.resolve_model = lambda name, device, **options: found  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vggsfm_cli.pipeline", fake_pipeline)
     monkeypatch.setitem(sys.modules, "vggsfm_cli.checkpoints", fake_checkpoints)
     monkeypatch.setattr(vggsfm_cli, "pipeline", fake_pipeline, raising=False)

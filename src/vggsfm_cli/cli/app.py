@@ -12,6 +12,7 @@ from vggsfm_cli.cli.inspect import inspect
 from vggsfm_cli.cli.reconstruct import reconstruct
 from vggsfm_cli.cli.synth import synth
 from vggsfm_cli.cli.train import train
+from vggsfm_cli.cli.weights import weights
 
 app = typer.Typer(
     name="vggsfm",
@@ -53,6 +54,7 @@ app.command(epilog=EXIT_CODE_HELP)(explained(reconstruct))
 app.command(epilog=EXIT_CODE_HELP)(explained(train))
 app.command()(explained(inspect))
 app.command()(explained(synth))
+app.add_typer(weights)
 app.add_typer(evaluate)
 app.command()(explained(doctor))
 app.command()(version)
