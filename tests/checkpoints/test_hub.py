@@ -65,6 +65,7 @@ def test_another_revision(served):
 
 def test_a_broken_connection_goes_on_where_it_broke(served, monkeypatch):
     monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)
     served.break_after = 1_000_000
     assert fetch(SOURCE).path.read_bytes() == CONTENT
     ranges = [asked for command, _, asked in served.asked if command == "GET"]

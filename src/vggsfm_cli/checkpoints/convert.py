@@ -8,6 +8,7 @@ import json
 import pickle
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,9 +86,12 @@ def convert(file: Path, layout: PublishedLayout, out: Path, source: Mapping[str,
         out.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         try:
-            save_file(
-                {layout.rename[name]: value.contiguous() for name, value in state.items()}, unfinished / WEIGHTS_FILE
-            )
+            # copies, as safetensors takes no tensors that share their memory; one at a time, as they may be large
+            renamed = {
+                layout.rename[name]: state.pop(name).clone(memory_format=torch.contiguous_format)
+                for name in list(state)
+            }
+            save_file(renamed, unfinished / WEIGHTS_FILE)
             (unfinished / CONFIG_FILE).write_text(json.dumps(config_to_json(layout.config), indent=2) + "\n")
             (unfinished / SOURCE_FILE).write_text(json.dumps(dict(source), indent=2) + "\n")
             unfinished.chmod(0o755)
@@ -113,7 +117,9 @@ def read_published(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise WeightsUnavailable(f"There is no file {str(file)!r}.", "Name the .bin file that was published.")
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about oddities of a file that is refused in words of our own
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsUnavailable(
             f"{str(file)!r} holds more than tensors, or is damaged; it is refused, and nothing in it was run: "
@@ -160,7 +166,7 @@ def check_layout(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, 
     broken = [
         name
         for name, value in state.items()
-        if name in expected and not (value.is_floating_point() and bool(torch.isfinite(value).all()))
+        if name in expected and not (_is_real(value) and bool(torch.isfinite(value).all()))
     ]
     faults = [
         f"{what} {_some(names)}"
@@ -177,6 +183,11 @@ def check_layout(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, 
             f"{str(file)!r} does not hold the {len(expected)} tensors that were published: it {'; it '.join(faults)}.",
             WRONG_FILE,
         )
+
+
+def _is_real(value: Tensor) -> bool:
+    """Floating point, or one number, as the counter of a batch normalisation is."""
+    return value.is_floating_point() or (value.ndim == 0 and not value.is_complex())
 
 
 def _some(names: Iterable[str]) -> str:

@@ -49,8 +49,10 @@ def converted_root(source: HubFile) -> Path:
 
 def find_cached(source: HubFile) -> CachedFile | None:
     """The file, if an earlier download left it in the Hub's cache; never touches the network."""
-    cache = constants.HF_HUB_CACHE
-    path = huggingface_hub.try_to_load_from_cache(source.repo, source.file, revision=source.revision, cache_dir=cache)
+    with _explained(source):
+        path = huggingface_hub.try_to_load_from_cache(
+            source.repo, source.file, revision=source.revision, cache_dir=constants.HF_HUB_CACHE
+        )
     return _cached(Path(path), source) if isinstance(path, str) else None
 
 
@@ -150,8 +152,8 @@ def _bar(name: str, progress: ProgressCallback) -> type:
     """What huggingface_hub takes for a progress bar, handing its figures on as events in megabytes."""
 
     class Bar:
-        def __init__(self, *_: object, total: float | None = None, initial: float = 0, **__: object) -> None:
-            self.total, self.n = total or 0.0, initial
+        def __init__(self, *_: object, total: int | None = None, initial: int = 0, **__: object) -> None:
+            self.total, self.n = total or 0, initial
             self.update(0)
 
         def __enter__(self) -> "Bar":
@@ -161,10 +163,10 @@ def _bar(name: str, progress: ProgressCallback) -> type:
 
         def close(self) -> None: ...
 
-        def update(self, n: float | None = 1) -> None:
-            self.n += n or 0
-            total = max(1, -int(-self.total // MEGABYTE))
-            done = total if self.n >= self.total > 0 else min(total - 1, int(self.n // MEGABYTE))
+        def update(self, n: int = 1) -> None:
+            self.n += n
+            total = max(1, -(-self.total // MEGABYTE))
+            done = total if self.n >= self.total > 0 else min(total - 1, self.n // MEGABYTE)
             progress(Progress(stage="download", done=done, total=total, detail=f"MB of {name}"))
 
     return Bar
