@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from vggsfm_cli import __version__
+from vggsfm_cli.cli.benchmark import benchmark
 from vggsfm_cli.cli.doctor import doctor
 from vggsfm_cli.cli.evaluate import evaluate
 from vggsfm_cli.cli.failures import EXIT_CODE_HELP, explained
@@ -56,5 +57,6 @@ app.command()(explained(inspect))
 app.command()(explained(synth))
 app.add_typer(weights)
 app.add_typer(evaluate)
+app.add_typer(benchmark)
 app.command()(explained(doctor))
 app.command()(version)
