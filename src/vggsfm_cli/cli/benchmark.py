@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,12 +17,7 @@ from vggsfm_cli.cli.failures import EXIT_CODE_HELP, explained
 from vggsfm_cli.cli.reconstruct import choose_device
 
 if TYPE_CHECKING:
-    import torch
-
-    from vggsfm_cli.evaluation.benchmark import BenchmarkConfig
-    from vggsfm_cli.evaluation.datasets import PosedScene
-    from vggsfm_cli.model import VGGSfM
-    from vggsfm_cli.scene import ProgressCallback
+    from vggsfm_cli.evaluation.datasets import PosedScene, Unreadable
 
 benchmark = typer.Typer(
     name="benchmark", no_args_is_help=True, help="Reproduce the paper's tables on data sets that you have."
@@ -59,8 +55,8 @@ class _Run:
     def __call__(
         self,
         header: dict[str, Any],
-        scenes: "Iterator[PosedScene]",
-        measurer: "Callable[[VGGSfM, BenchmarkConfig, torch.device, ProgressCallback], Callable[[PosedScene], dict[str, Any]]]",
+        scenes: "Iterator[PosedScene | Unreadable]",
+        measure: Callable[..., dict[str, Any]],
     ) -> None:
         from vggsfm_cli.checkpoints import resolve_model
         from vggsfm_cli.evaluation.benchmark import BenchmarkConfig, run_benchmark, to_markdown
@@ -72,9 +68,17 @@ class _Run:
             found = resolve_model(self.model, device, notice=progress.say, progress=progress)
             if not self.quiet:
                 progress.say(found.sentence())
-            measure = measurer(found.load(device), config, device, progress)
-            header = {**header, "model": found.as_dict(), "settings": dataclasses.asdict(config), "device": str(device)}
-            document = run_benchmark(scenes, measure, header, out=self.out, resume=self.resume, progress=progress)
+            given = (found.load(device), config, device, progress)
+            model = {key: value for key, value in found.as_dict().items() if key != "reason"}
+            header = {**header, "model": model, "settings": dataclasses.asdict(config), "device": str(device)}
+            document = run_benchmark(
+                scenes,
+                lambda scene: measure(scene, *given),
+                header,
+                out=self.out,
+                resume=self.resume,
+                progress=progress,
+            )
         if self.as_json:
             print(json.dumps(document, indent=1))  # noqa: T201
         else:
@@ -124,19 +128,10 @@ def co3d(
     from vggsfm_cli.evaluation.benchmark import CO3D, measure_poses
     from vggsfm_cli.evaluation.datasets import find_co3d
 
-    header = {
-        "benchmark": "co3d",
-        "protocol": dataclasses.asdict(CO3D),
-        "categories": category,
-        "frames": frames,
-        "limit": limit,
-    }
     run(
-        header,
+        {"benchmark": "co3d", "categories": category, "frames": frames, "limit": limit},
         find_co3d(root, categories=category, frames=frames, seed=seed, limit=limit),
-        lambda networks, config, place, progress: (
-            lambda scene: measure_poses(scene, networks, CO3D, config, place, progress)
-        ),
+        partial(measure_poses, protocol=CO3D),
     )
 
 
@@ -181,19 +176,10 @@ def imc(
     from vggsfm_cli.evaluation.datasets.imc import BAG_SIZES
 
     sizes = bag_size or list(BAG_SIZES)
-    header = {
-        "benchmark": "imc",
-        "protocol": dataclasses.asdict(IMC),
-        "scenes": scene,
-        "bag_sizes": sizes,
-        "limit": limit,
-    }
     run(
-        header,
+        {"benchmark": "imc", "scenes": scene, "bag_sizes": sizes, "limit": limit},
         find_imc(root, scenes=scene, bag_sizes=sizes, limit=limit),
-        lambda networks, config, place, progress: (
-            lambda bag: measure_poses(bag, networks, IMC, config, place, progress)
-        ),
+        partial(measure_poses, protocol=IMC),
     )
 
 
@@ -237,15 +223,11 @@ def eth3d(
     from vggsfm_cli.evaluation.benchmark import measure_surface
     from vggsfm_cli.evaluation.datasets import find_eth3d
 
-    run(
-        {"benchmark": "eth3d", "scenes": scene, "limit": limit},
-        find_eth3d(root, scenes=scene, limit=limit),
-        lambda networks, config, place, progress: (
-            lambda chosen: measure_surface(
-                chosen, networks, config, place, progress, None if points is None else points / f"{chosen.name}.ply"
-            )
-        ),
-    )
+    def measure(chosen: "PosedScene", *given: Any) -> dict[str, Any]:
+        file = None if points is None else points / f"{chosen.name}.ply"
+        return measure_surface(chosen, *given, points_file=file)
+
+    run({"benchmark": "eth3d", "scenes": scene, "limit": limit}, find_eth3d(root, scenes=scene, limit=limit), measure)
 
 
 for command in (co3d, imc, eth3d):

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vggsfm_cli.errors import InputError, ReconstructionFailed, UsageError, VGGSfMError
-from vggsfm_cli.evaluation.datasets.posed import PosedScene
+from vggsfm_cli.evaluation.datasets.posed import PosedScene, Unreadable
 from vggsfm_cli.evaluation.known_cameras import triangulate_known
 from vggsfm_cli.evaluation.poses import pair_errors_deg
 from vggsfm_cli.evaluation.shares import auc_by_degrees, share_below, without_sign
@@ -59,10 +59,11 @@ class BenchmarkConfig:
 def measure_poses(
     scene: PosedScene,
     model: VGGSfM,
-    protocol: PoseProtocol,
     config: BenchmarkConfig,
     device: torch.device,
     progress: ProgressCallback = silent,
+    *,
+    protocol: PoseProtocol,
 ) -> dict[str, Any]:
     """Reconstruct a scene without its cameras and compare those of the largest model with the truth.
 
@@ -96,8 +97,8 @@ def pose_figures(errors_deg: Float[Tensor, "P 2"], protocol: PoseProtocol) -> di
     """The protocol's figures of pair errors, in percent."""
     figures = {}
     for threshold in protocol.shares_deg:
-        figures[f"RRA@{threshold}"] = share_below(errors_deg[:, 0], threshold)
-        figures[f"RTA@{threshold}"] = share_below(errors_deg[:, 1], threshold)
+        figures[f"RRA@{threshold}"] = share_below(errors_deg[:, 0], float(threshold))
+        figures[f"RTA@{threshold}"] = share_below(errors_deg[:, 1], float(threshold))
     for threshold in protocol.auc_deg:
         figures[f"AUC@{threshold}"] = auc_by_degrees(errors_deg, threshold)
     return {name: round(value, 3) for name, value in figures.items()}
@@ -117,6 +118,7 @@ def measure_surface(
     config: BenchmarkConfig,
     device: torch.device,
     progress: ProgressCallback = silent,
+    *,
     points_file: Path | None = None,
 ) -> dict[str, Any]:
     """Triangulate a scene with its own cameras and compare the points with its laser scans.
@@ -188,7 +190,7 @@ def _read(scene: PosedScene, config: BenchmarkConfig, camera_mode: str, progress
 
 
 def run_benchmark(
-    scenes: Iterable[PosedScene],
+    scenes: Iterable[PosedScene | Unreadable],
     measure: Measure,
     header: Mapping[str, Any],
     *,
@@ -223,14 +225,16 @@ def run_benchmark(
     }
     for number, scene in enumerate(scenes):
         progress(Progress(stage="scenes", done=number, total=number + 1, detail=scene.name))
-        if scene.name not in document["scenes"]:
+        if isinstance(scene, Unreadable):
+            document["failures"].append({"scene": scene.name, "error": scene.reason})
+            logger.warning("%s: %s", scene.name, scene.reason)
+        elif scene.name not in document["scenes"]:
             try:
                 document["scenes"][scene.name] = {"group": scene.group, **measure(scene)}
             except Exception as error:  # whatever it is, it concerns this scene only
                 document["failures"].append({"scene": scene.name, "error": _reason(error)})
                 logger.warning("%s: %s", scene.name, _reason(error))
                 logger.debug("", exc_info=error)
-                continue
         document.update(summarize(document["scenes"]))
         _write(document, out)
     if not document["scenes"]:

@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from vggsfm_cli.errors import InputError
-from vggsfm_cli.evaluation.datasets.posed import PosedScene, chosen_names, pinhole_cameras, require_folder
+from vggsfm_cli.evaluation.datasets.posed import (
+    PosedScene,
+    Unreadable,
+    chosen_names,
+    guarded,
+    pinhole_cameras,
+    require_folder,
+)
 
 FRAMES_FILE = "frame_annotations.jgz"
 SET_LISTS = Path("set_lists") / "set_lists_fewview_dev.json"
@@ -25,7 +32,7 @@ HINT = "--root is the folder of CO3D v2 with CATEGORY/frame_annotations.jgz and 
 
 def find_co3d(
     root: Path, *, categories: Sequence[str] | None = None, frames: int = 10, seed: int = 0, limit: int | None = None
-) -> Iterator[PosedScene]:
+) -> Iterator[PosedScene | Unreadable]:
     """The test sequences of the few-view split, with ``frames`` random frames of each (VGGSfM, Sec. 4; PoseDiffusion).
 
     Which frames are drawn depends on ``seed`` and the sequence's name only. A group is a category.
@@ -38,12 +45,12 @@ def find_co3d(
         limit: at most so many sequences of each category, in the order of their names.
 
     Raises:
-        InputError: there is nothing, or a file cannot be read.
+        InputError: there is nothing, or not what was asked for.
     """
     require_folder(root, HINT)
     available = sorted(path.parent.name for path in root.glob(f"*/{FRAMES_FILE}"))
     names = chosen_names(available, categories, root, HINT)
-    return (scene for name in names for scene in _category(root, name, frames, seed, limit))
+    return (scene for name in names for scene in guarded(name, _category(root, name, frames, seed, limit)))
 
 
 def _category(root: Path, category: str, frames: int, seed: int, limit: int | None) -> Iterator[PosedScene]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from vggsfm_cli.colmap.files import read_colmap
-from vggsfm_cli.evaluation.datasets.posed import PosedScene, chosen_names, require_folder
+from vggsfm_cli.evaluation.datasets.posed import PosedScene, Unreadable, chosen_names, guarded, require_folder
 from vggsfm_cli.scene import Cameras
 
 CALIBRATION = "dslr_calibration_undistorted"
@@ -22,7 +22,9 @@ HINT = (
 )
 
 
-def find_eth3d(root: Path, *, scenes: Sequence[str] | None = None, limit: int | None = None) -> Iterator[PosedScene]:
+def find_eth3d(
+    root: Path, *, scenes: Sequence[str] | None = None, limit: int | None = None
+) -> Iterator[PosedScene | Unreadable]:
     """The scenes with scans, each with all its photographs and a group of its own.
 
     Args:
@@ -31,19 +33,19 @@ def find_eth3d(root: Path, *, scenes: Sequence[str] | None = None, limit: int | 
         limit: at most so many, in the order of their names.
 
     Raises:
-        InputError: there is nothing, or a file cannot be read.
+        InputError: there is nothing, or not what was asked for.
     """
     require_folder(root, HINT)
     available = sorted(path.parents[1].name for path in root.glob(f"*/{SCANS}"))
     names = chosen_names(available, scenes, root, HINT)
-    return (_scene(root / name) for name in names[:limit])
+    return (scene for name in names[:limit] for scene in guarded(name, _scenes(root / name)))
 
 
-def _scene(folder: Path) -> PosedScene:
+def _scenes(folder: Path) -> Iterator[PosedScene]:
     model = read_colmap(folder / CALIBRATION)
     order = sorted(range(len(model.names)), key=lambda s: model.names[s])
     index = torch.tensor(order)
-    return PosedScene(
+    yield PosedScene(
         name=folder.name,
         group=folder.name,
         files=tuple(folder / "images" / model.names[s] for s in order),

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from vggsfm_cli.colmap.files import read_colmap
 from vggsfm_cli.errors import InputError, MissingDependency
-from vggsfm_cli.evaluation.datasets.posed import PosedScene, chosen_names, pinhole_cameras, require_folder
+from vggsfm_cli.evaluation.datasets.posed import (
+    PosedScene,
+    Unreadable,
+    chosen_names,
+    guarded,
+    pinhole_cameras,
+    require_folder,
+)
 from vggsfm_cli.geometry.camera import calibration_matrix
 
 SET, BAGS = "set_100", "sub_set"
@@ -25,7 +32,7 @@ HINT = "--root is the folder with SCENE/set_100/images, calibration and sub_set 
 
 def find_imc(
     root: Path, *, scenes: Sequence[str] | None = None, bag_sizes: Sequence[int] = BAG_SIZES, limit: int | None = None
-) -> Iterator[PosedScene]:
+) -> Iterator[PosedScene | Unreadable]:
     """The published bags of all scenes (Jin et al., IJCV 2020, Sec. 3). A group is a size of bags.
 
     Args:
@@ -35,14 +42,19 @@ def find_imc(
         limit: at most so many bags of each size and scene, in the order of their numbers.
 
     Raises:
-        InputError: there is nothing, or a file cannot be read.
-        MissingDependency: the calibration files need h5py.
+        InputError: there is nothing, or not what was asked for.
+        MissingDependency: the calibration files need h5py; when the first bag is read.
     """
     root = require_folder(root, HINT)
     root = root / "phototourism" if (root / "phototourism").is_dir() else root
     available = sorted(path.parents[1].name for path in root.glob(f"*/{SET}/{BAGS}") if path.is_dir())
     names = chosen_names(available, scenes, root, HINT)
-    return (bag for size in bag_sizes for name in names for bag in _bags(root / name / SET, size, limit))
+    return (
+        bag
+        for size in bag_sizes
+        for name in names
+        for bag in guarded(f"{name}, bags of {size}", _bags(root / name / SET, size, limit))
+    )
 
 
 def _bags(folder: Path, size: int, limit: int | None) -> Iterator[PosedScene]:

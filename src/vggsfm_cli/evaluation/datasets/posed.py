@@ -1,6 +1,6 @@
 """What all data sets come to: photographs, their true cameras, and in which row of the table a scene counts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,22 @@ class PosedScene:
     cameras: Cameras
     sizes: Int[Tensor, "S 2"] | None = None
     scans: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """A scene, or a folder of scenes, that is damaged or incomplete, and why."""
+
+    name: str
+    reason: str
+
+
+def guarded(name: str, scenes: Iterable[PosedScene]) -> Iterator[PosedScene | Unreadable]:
+    """The scenes, up to the first that cannot be read, which is told instead of raised: the rest may be sound."""
+    try:
+        yield from scenes
+    except InputError as error:
+        yield Unreadable(name=name, reason=error.message)
 
 
 def pinhole_cameras(cam_from_world: Float[Tensor, "S 3 4"], params: Float[Tensor, "S 4"]) -> Cameras:
