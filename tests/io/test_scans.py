@@ -27,7 +27,7 @@ PROJECT = """<!DOCTYPE MeshLabDocument>
 """
 
 
-def header(kind, properties, count=len(XYZ), extra=""):
+def header(kind, properties, count=3, extra=""):
     lines = "".join(f"property {line}\n" for line in properties)
     return f"ply\nformat {kind} 1.0\ncomment made by hand\nelement vertex {count}\n{lines}{extra}end_header\n".encode()
 
