@@ -13,6 +13,7 @@ from vggsfm_cli import pipeline
 from vggsfm_cli.cli.app import app
 from vggsfm_cli.errors import InputError, MissingDependency
 from vggsfm_cli.evaluation import known_cameras
+from vggsfm_cli.evaluation.benchmark import PoseProtocol, pose_figures
 from vggsfm_cli.evaluation.datasets import Unreadable, find_co3d, find_eth3d, find_imc
 from vggsfm_cli.io.scans import read_points
 from vggsfm_cli.scene import Cameras
@@ -42,7 +43,9 @@ def assert_same_cameras(found: Cameras, world, frames):
 
 
 @pytest.mark.parametrize("isotropic", [True, False])
-def test_co3d_cameras_become_ours(tmp_path, world, isotropic):
+def test_co3d_cameras_become_ours(tmp_path, isotropic):
+    config = WorldConfig(frames=12, points=50, width=320, height=240, distortion=0.0, principal_point=(0.02, -0.03))
+    world = make_world(config, 1)
     files = published.write_co3d(tmp_path, world, isotropic=isotropic)
     (scene,) = find_co3d(tmp_path, frames=12)
     assert (scene.name, scene.group, list(scene.files)) == ("apple/110_1_2", "apple", files)
@@ -112,6 +115,12 @@ def test_what_is_not_there_is_named(tmp_path, world, monkeypatch):
     with pytest.raises(MissingDependency) as caught:
         list(find_imc(tmp_path, bag_sizes=(5,)))
     assert "vggsfm-cli[benchmark]" in caught.value.hint
+
+
+def test_figures_leave_out_the_sign_of_a_direction():
+    errors = torch.tensor([[1.0, 178.5], [20.0, 0.0]])
+    protocol = PoseProtocol(shares_deg=(15,), auc_deg=(3,))
+    assert pose_figures(errors, protocol) == {"RRA@15": 50.0, "RTA@15": 100.0, "AUC@3": pytest.approx(33.333)}
 
 
 def document(command, *arguments):

@@ -65,6 +65,7 @@ def test_beams_see_what_is_in_front_of_them_and_nothing_else():
         [
             [0.0, 0.0, 1.0],  # in front of the wall
             [0.0, 0.0, 2.005],  # on it
+            [0.0, 0.0, 1.995],  # before it, by less than the tolerance
             [0.0, 0.0, 2.5],  # behind it
             [2.0, 0.0, 1.0],  # beside it
             [0.0, 0.0, -1.0],  # behind the scanner
@@ -74,7 +75,7 @@ def test_beams_see_what_is_in_front_of_them_and_nothing_else():
         ]
     )
     seen = passed_by_a_beam(points, wall(), 0.01, CONFIG)
-    assert seen.tolist() == [True, False, False, False, False, True, False, True]
+    assert seen.tolist() == [True, False, False, False, False, False, True, False, True]
     empty = torch.zeros(0, 3)
     assert (
         not passed_by_a_beam(points, empty, 0.01, CONFIG).any()

@@ -82,7 +82,7 @@ def measure_poses(
     except ReconstructionFailed as error:
         failed, stages = error.message, {}
         poses, registered = scene.cameras.cam_from_world[0], torch.zeros(len(scene.files), dtype=torch.bool)
-    errors = without_sign(pair_errors_deg(poses, scene.cameras.cam_from_world[0], registered))
+    errors = pair_errors_deg(poses, scene.cameras.cam_from_world[0], registered)
     return {
         "images": len(scene.files),
         "registered": int(registered.sum()),
@@ -94,7 +94,8 @@ def measure_poses(
 
 
 def pose_figures(errors_deg: Float[Tensor, "P 2"], protocol: PoseProtocol) -> dict[str, float]:
-    """The protocol's figures of pair errors, in percent."""
+    """The protocol's figures of pair errors, in percent; the sign of a direction does not count."""
+    errors_deg = without_sign(errors_deg)
     figures = {}
     for threshold in protocol.shares_deg:
         figures[f"RRA@{threshold}"] = share_below(errors_deg[:, 0], float(threshold))
