@@ -101,6 +101,12 @@ class Hub:
         request.wfile.write(payload)
 
 
+def be_impatient(monkeypatch):
+    """As HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT would; others wait longer, on a busy machine too."""
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.3)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A running stand-in, and a cache of its own, as HF_ENDPOINT and HF_HOME would set them at start."""
@@ -114,8 +120,6 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.5)
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
     yield server
     close_session()
     server.close()

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from huggingface_hub import constants, file_download
 
-from hub_server import COMMIT, REPO, hub  # noqa: F401
+from hub_server import COMMIT, REPO, be_impatient, hub  # noqa: F401
 from vggsfm_cli.checkpoints.hub import fetch, find_cached, sha256_of
 from vggsfm_cli.checkpoints.registry import HubFile
 from vggsfm_cli.errors import WeightsUnavailable
@@ -95,7 +95,8 @@ def test_what_the_hub_does_not_have(served):
     assert "not the name of a repository" in refused(HubFile(repo="a//b", file="weights.bin"))
 
 
-def test_no_answer_in_time(served):
+def test_no_answer_in_time(served, monkeypatch):
+    be_impatient(monkeypatch)
     served.delay_s = 1.0
     assert "did not answer in time" in refused()
 

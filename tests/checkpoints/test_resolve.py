@@ -13,7 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hub_server import COMMIT, REPO, hub  # noqa: F401
+from hub_server import COMMIT, REPO, be_impatient, hub  # noqa: F401
 from vggsfm_cli.checkpoints import convert, load_model, registry, resolve_model
 from vggsfm_cli.checkpoints.convert import PublishedLayout
 from vggsfm_cli.checkpoints.files import save_model
@@ -203,7 +203,9 @@ def test_weights_commands(served):
         ({"damage": True}, "arrived damaged"),
     ],
 )
-def test_failures_end_with_a_sentence_and_code_6(served, fault, says):
+def test_failures_end_with_a_sentence_and_code_6(served, monkeypatch, fault, says):
+    if "delay_s" in fault:
+        be_impatient(monkeypatch)
     for name, value in fault.items():
         setattr(served, name, value)
     result = run(app, ["weights", "download", "v2"])
