@@ -15,7 +15,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from vggsfm_cli.checkpoints.files import load_model, save_model
+from vggsfm_cli.checkpoints import load_model
+from vggsfm_cli.checkpoints.files import save_model
 from vggsfm_cli.model import VGGSfMConfig
 from vggsfm_cli.tracking.starts import StartConfig
 from vggsfm_cli.tracking.tracker import CoarseToFineTrackerConfig

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from vggsfm_cli.checkpoints.files import config_from_json, config_to_json, load_model, save_model
+from vggsfm_cli.checkpoints import load_model
+from vggsfm_cli.checkpoints.files import config_from_json, config_to_json, save_model
 from vggsfm_cli.errors import UsageError, WeightsUnavailable
 from vggsfm_cli.model import VGGSfMConfig
 from vggsfm_cli.tracking.starts import StartConfig

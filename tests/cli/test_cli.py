@@ -65,6 +65,13 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException | None]
     fake_pipeline.reconstruct = reconstruct  # type: ignore[attr-defined]
     fake_checkpoints = types.ModuleType("vggsfm_cli.checkpoints")
     fake_checkpoints.load_model = lambda name, device: None  # type: ignore[attr-defined]
+    found = types.SimpleNamespace(
+        hint="A hint.",
+        sentence=lambda: "Model fake.",
+        load=lambda device: None,
+        as_dict=lambda: {"name": "fake", "licence": "free"},
+    )
+    fake_checkpoints.resolve_model = lambda name, device, **options: found  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vggsfm_cli.pipeline", fake_pipeline)
     monkeypatch.setitem(sys.modules, "vggsfm_cli.checkpoints", fake_checkpoints)
     monkeypatch.setattr(vggsfm_cli, "pipeline", fake_pipeline, raising=False)
@@ -115,6 +122,7 @@ def test_reconstruct_writes_everything_and_sums_up(
     assert "view 5.jpg (too few tracks)" in result.stdout
     assert "tracking" in result.stderr and "Skipped view 7.jpg" in result.stderr
     report = json.loads((out / "report.json").read_text())
+    assert report["weights"] == {"name": "fake", "licence": "free"} and "Model fake. A hint." in result.stderr
     assert report["seed"] == 0 and report["versions"]["torch"] == torch.__version__
     assert {"images", "weights", "tracking", "overview"} <= set(report["stages"])
     assert all(stage["seconds"] >= 0 and stage["peak_memory_mb"] > 0 for stage in report["stages"].values())

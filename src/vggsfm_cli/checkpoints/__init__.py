@@ -1,5 +1,5 @@
-"""Weights: where they are and how they are read."""
+"""Weights: where they are, under which licence, and how they are read."""
 
-from vggsfm_cli.checkpoints.files import load_model
+from vggsfm_cli.checkpoints.resolve import ResolvedModel, load_model, resolve_model
 
-__all__ = ["load_model"]
+__all__ = ["ResolvedModel", "load_model", "resolve_model"]

@@ -13,14 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vggsfm_cli.errors import UsageError, WeightsUnavailable
+from vggsfm_cli.checkpoints.registry import CLASSICAL
+from vggsfm_cli.errors import WeightsUnavailable
 from vggsfm_cli.model import VGGSfM, VGGSfMConfig
-
-BUNDLED = ("small",)
-"""Names of the models that come with the package."""
-
-CLASSICAL = "classical"
-"""Name of the model whose learned parts have their geometric counterparts."""
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -104,29 +99,23 @@ def xfeat_state() -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if not name.startswith("fine_matcher.")}
 
 
-def load_model(name: str = "small", device: torch.device | str = "cpu") -> VGGSfM:
-    """A model ready for inference.
-
-    Args:
-        name: ``small``, the bundled model; ``classical``, the same stages with XFeat's published features and nothing
-            else learned, for comparison; or a folder that holds ``config.json`` and ``model.safetensors``.
-        device: where it runs.
+def classical_model() -> VGGSfM:
+    """The stages of ``small`` with XFeat's published features and nothing else learned.
 
     Raises:
-        UsageError: no such model.
-        WeightsUnavailable: its files are missing or damaged.
+        WeightsUnavailable: the package with XFeat's weights is missing.
     """
-    if name == CLASSICAL:
-        model = VGGSfMConfig(name=CLASSICAL).build()
-        model.tracker.encoder.net.load_state_dict(xfeat_state(), strict=True)
-        return model.eval().requires_grad_(False).to(device)
-    if name not in BUNDLED and not Path(name).is_dir():
-        raise UsageError(f"There is no model '{name}'.", f"Models: {', '.join((*BUNDLED, CLASSICAL))}, or a folder.")
-    folder = bundled_folder(name) if name in BUNDLED else Path(name)
-    return _read_folder(folder).eval().requires_grad_(False).to(device)
+    model = VGGSfMConfig(name=CLASSICAL).build()
+    model.tracker.encoder.net.load_state_dict(xfeat_state(), strict=True)
+    return model
 
 
-def _read_folder(folder: Path) -> VGGSfM:
+def read_folder(folder: Path) -> VGGSfM:
+    """The model in a folder that holds ``config.json`` and ``model.safetensors``.
+
+    Raises:
+        WeightsUnavailable: one of them is missing or damaged, or they do not fit each other.
+    """
     config_file, weights_file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     for file in (config_file, weights_file):
         if not file.is_file():

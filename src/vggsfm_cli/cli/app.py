@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from vggsfm_cli import __version__
+from vggsfm_cli.cli.benchmark import benchmark
 from vggsfm_cli.cli.compare import compare
 from vggsfm_cli.cli.doctor import doctor
 from vggsfm_cli.cli.evaluate import evaluate
@@ -14,6 +15,7 @@ from vggsfm_cli.cli.inspect import inspect
 from vggsfm_cli.cli.reconstruct import reconstruct
 from vggsfm_cli.cli.synth import synth
 from vggsfm_cli.cli.train import train
+from vggsfm_cli.cli.weights import weights
 
 app = typer.Typer(
     name="vggsfm",
@@ -58,6 +60,8 @@ app.command(epilog=EXIT_CODE_HELP)(explained(compare))
 app.command(epilog=EXIT_CODE_HELP)(explained(undistort))
 app.command(epilog=EXIT_CODE_HELP)(explained(export))
 app.command()(explained(synth))
+app.add_typer(weights)
 app.add_typer(evaluate)
+app.add_typer(benchmark)
 app.command()(explained(doctor))
 app.command()(version)

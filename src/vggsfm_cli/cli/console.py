@@ -77,6 +77,13 @@ class StageProgress:
             seconds = time.perf_counter() - self._started[event.stage]
             print(f"{event.stage:<14} {event.done}/{event.total}  {seconds:.1f} s  {event.detail}", file=sys.stderr)  # noqa: T201
 
+    def say(self, text: str) -> None:
+        """One line on stderr, above the bars if there are any."""
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False, highlight=False)
+        else:
+            say(text)
+
     @contextmanager
     def drawing(self) -> Iterator["StageProgress"]:
         """Draw within this block; the finished bars stay on the terminal."""

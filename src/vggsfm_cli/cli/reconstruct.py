@@ -35,7 +35,14 @@ def reconstruct(
         Path | None,
         typer.Option(help="Folder to create with undistorted pictures and sparse/0, for trainers.", metavar="DIR"),
     ] = None,
-    model: Annotated[str, typer.Option(help="Name of the weights.")] = "small",
+    model: Annotated[
+        str,
+        typer.Option(help="auto: v2 on CUDA if it is downloaded, else small.", metavar="auto|small|v2|DIR|hf:REPO@REV"),
+    ] = "auto",
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a model on the Hub.", metavar="REV")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
     seed: Annotated[int, typer.Option(help="Of all random choices; equal seeds give equal results.", min=0)] = 0,
     device: Annotated[Device, typer.Option(help="Where the networks run.")] = "auto",
     precision: Annotated[
@@ -59,7 +66,7 @@ def reconstruct(
     set_up_logging(verbose, quiet)
     import torch
 
-    from vggsfm_cli.checkpoints import load_model
+    from vggsfm_cli.checkpoints import resolve_model
     from vggsfm_cli.colmap.files import check_writable, write_colmap
     from vggsfm_cli.errors import TooFewRegistered
     from vggsfm_cli.export.targets import ExportOptions, check_export, export_model
@@ -80,10 +87,15 @@ def reconstruct(
         limit_cores(threads)
     clock = StageClock()
     with StageProgress(quiet).drawing() as progress:
+        with clock.stage("weights"):
+            weights = resolve_model(
+                model, chosen_device, offline=offline, revision=revision, notice=progress.say, progress=progress
+            )
+            if not quiet:
+                progress.say(f"{weights.sentence()} {weights.hint}".rstrip())
+            networks = weights.load(chosen_device)
         with clock.stage("images"):
             photographs = read_images(images, camera_mode=camera_mode, camera_model=camera_model, progress=progress)
-        with clock.stage("weights"):
-            networks = load_model(model, chosen_device)
         options = ReconstructOptions(
             seed=seed,
             precision=precision,
@@ -95,6 +107,8 @@ def reconstruct(
     chosen = {
         "images": str(images),
         "model": model,
+        "revision": revision,
+        "offline": offline,
         "camera_model": camera_model,
         "camera_mode": camera_mode,
         "refine_principal_point": refine_principal_point,
@@ -111,6 +125,7 @@ def reconstruct(
             with clock.stage("overview"):
                 save_overview(models[0], folder / "overview.png")
         report.update(build_report(photographs, models, options=chosen, seed=seed, clock=clock))
+        report["weights"] = weights.as_dict()
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 
     write_colmap(models, out, overwrite=overwrite, legacy=legacy_colmap, extras=add_extras)

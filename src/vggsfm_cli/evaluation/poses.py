@@ -21,6 +21,11 @@ class PairErrors(TensorRecord):
     translation_deg: Float[Tensor, " P"]
 
     @property
+    def stacked(self) -> Float[Tensor, "P 2"]:
+        """Rotation and translation errors side by side."""
+        return torch.stack([self.rotation_deg, self.translation_deg], -1)
+
+    @property
     def worse_deg(self) -> Float[Tensor, " P"]:
         """The larger of both."""
         return torch.maximum(self.rotation_deg, self.translation_deg)

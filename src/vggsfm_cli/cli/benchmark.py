@@ -1,0 +1,234 @@
+"""``vggsfm benchmark``: the paper's tables, on data sets that a user has."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vggsfm_cli.cli.choices import Device, Precision
+from vggsfm_cli.cli.console import StageProgress, console, set_up_logging
+from vggsfm_cli.cli.failures import EXIT_CODE_HELP, explained
+from vggsfm_cli.cli.reconstruct import choose_device
+
+if TYPE_CHECKING:
+    from vggsfm_cli.evaluation.datasets import PosedScene, Unreadable
+
+benchmark = typer.Typer(
+    name="benchmark", no_args_is_help=True, help="Reproduce the paper's tables on data sets that you have."
+)
+
+Root = Annotated[Path, typer.Option(help="Folder of the data set, as its archives unpack.", metavar="DATA")]
+Out = Annotated[
+    Path | None, typer.Option(help="Write all figures here, scene by scene.", metavar="FILE.json", show_default=False)
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that --out holds.")]
+Limit = Annotated[int | None, typer.Option(help="Measure only the first so many of each kind, to try it.", min=1)]
+Seed = Annotated[int, typer.Option(help="Of all random choices.", min=0)]
+Model = Annotated[str, typer.Option(help="As for reconstruct.", metavar="auto|small|v2|DIR|hf:REPO@REV")]
+Where = Annotated[Device, typer.Option(help="Where the networks run.")]
+Numbers = Annotated[Precision, typer.Option(help="Of the networks; geometry is always float32 or more.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print all figures as JSON instead of the table.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")]
+Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.")]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What the three commands have in common."""
+
+    model: str
+    seed: int
+    device: str
+    precision: str
+    out: Path | None
+    resume: bool
+    as_json: bool
+    quiet: bool
+    verbose: int
+
+    def __call__(
+        self,
+        header: dict[str, Any],
+        scenes: "Iterator[PosedScene | Unreadable]",
+        measure: Callable[..., dict[str, Any]],
+    ) -> None:
+        from vggsfm_cli.checkpoints import resolve_model
+        from vggsfm_cli.evaluation.benchmark import BenchmarkConfig, run_benchmark, to_markdown
+        from vggsfm_cli.pipeline import ReconstructOptions
+
+        device = choose_device(self.device)
+        config = BenchmarkConfig(options=ReconstructOptions(seed=self.seed, precision=self.precision))
+        with self._progress() as progress:
+            found = resolve_model(self.model, device, notice=progress.say, progress=progress)
+            if not self.quiet:
+                progress.say(found.sentence())
+            given = (found.load(device), config, device, progress)
+            model = {key: value for key, value in found.as_dict().items() if key != "reason"}
+            header = {**header, "model": model, "settings": dataclasses.asdict(config), "device": str(device)}
+            document = run_benchmark(
+                scenes,
+                lambda scene: measure(scene, *given),
+                header,
+                out=self.out,
+                resume=self.resume,
+                progress=progress,
+            )
+        if self.as_json:
+            print(json.dumps(document, indent=1))  # noqa: T201
+        else:
+            console(sys.stdout).print(to_markdown(document), markup=False, end="")
+
+    @contextmanager
+    def _progress(self) -> Iterator[StageProgress]:
+        set_up_logging(self.verbose, self.quiet)
+        with StageProgress(self.quiet).drawing() as progress:
+            yield progress
+
+
+def co3d(
+    root: Root,
+    category: Annotated[
+        list[str] | None, typer.Option(help="Give it again for more.", metavar="NAME", show_default="all")
+    ] = None,
+    frames: Annotated[int, typer.Option(help="Random frames of each sequence.", min=2)] = 10,
+    limit: Limit = None,
+    model: Model = "auto",
+    seed: Seed = 0,
+    out: Out = None,
+    resume: Resume = False,
+    device: Where = "auto",
+    precision: Numbers = "float32",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> None:
+    """CO3D v2: camera poses from 10 random frames of each test sequence; RRA@15, RTA@15 and AUC@30 in percent.
+
+    DATA holds CATEGORY/frame_annotations.jgz, CATEGORY/set_lists/ and the pictures.
+
+    Example: vggsfm benchmark co3d --root co3d/ --category apple --limit 5 --out co3d.json
+    """
+    run = _Run(
+        model=model,
+        seed=seed,
+        device=device,
+        precision=precision,
+        out=out,
+        resume=resume,
+        as_json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+    )
+    from vggsfm_cli.evaluation.benchmark import CO3D, measure_poses
+    from vggsfm_cli.evaluation.datasets import find_co3d
+
+    run(
+        {"benchmark": "co3d", "categories": category, "frames": frames, "limit": limit},
+        find_co3d(root, categories=category, frames=frames, seed=seed, limit=limit),
+        partial(measure_poses, protocol=CO3D),
+    )
+
+
+def imc(
+    root: Root,
+    scene: Annotated[
+        list[str] | None, typer.Option(help="Give it again for more.", metavar="NAME", show_default="all")
+    ] = None,
+    bag_size: Annotated[
+        list[int] | None, typer.Option(help="Give it again for more.", min=2, show_default="5, 10 and 25")
+    ] = None,
+    limit: Limit = None,
+    model: Model = "auto",
+    seed: Seed = 0,
+    out: Out = None,
+    resume: Resume = False,
+    device: Where = "auto",
+    precision: Numbers = "float32",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> None:
+    """Image Matching Challenge, Phototourism: camera poses of the bags of 5, 10 and 25; AUC@3, @5 and @10 in percent.
+
+    DATA holds SCENE/set_100/ with images, calibration and sub_set.
+
+    Example: vggsfm benchmark imc --root phototourism/ --bag-size 5 --limit 10 --out imc.json
+    """
+    run = _Run(
+        model=model,
+        seed=seed,
+        device=device,
+        precision=precision,
+        out=out,
+        resume=resume,
+        as_json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+    )
+    from vggsfm_cli.evaluation.benchmark import IMC, measure_poses
+    from vggsfm_cli.evaluation.datasets import find_imc
+    from vggsfm_cli.evaluation.datasets.imc import BAG_SIZES
+
+    sizes = bag_size or list(BAG_SIZES)
+    run(
+        {"benchmark": "imc", "scenes": scene, "bag_sizes": sizes, "limit": limit},
+        find_imc(root, scenes=scene, bag_sizes=sizes, limit=limit),
+        partial(measure_poses, protocol=IMC),
+    )
+
+
+def eth3d(
+    root: Root,
+    scene: Annotated[
+        list[str] | None, typer.Option(help="Give it again for more.", metavar="NAME", show_default="all")
+    ] = None,
+    points: Annotated[
+        Path | None,
+        typer.Option(help="Write the points of each scene as DIR/SCENE.ply, for ETH3D's own program.", metavar="DIR"),
+    ] = None,
+    limit: Limit = None,
+    model: Model = "auto",
+    seed: Seed = 0,
+    out: Out = None,
+    resume: Resume = False,
+    device: Where = "auto",
+    precision: Numbers = "float32",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> None:
+    """ETH3D: points triangulated with the known cameras; accuracy and completeness at 1, 2 and 5 cm in percent.
+
+    DATA holds SCENE/images, SCENE/dslr_calibration_undistorted and SCENE/dslr_scan_eval.
+
+    Example: vggsfm benchmark eth3d --root eth3d/ --scene relief --points points/ --out eth3d.json
+    """
+    run = _Run(
+        model=model,
+        seed=seed,
+        device=device,
+        precision=precision,
+        out=out,
+        resume=resume,
+        as_json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+    )
+    from vggsfm_cli.evaluation.benchmark import measure_surface
+    from vggsfm_cli.evaluation.datasets import find_eth3d
+
+    def measure(chosen: "PosedScene", *given: Any) -> dict[str, Any]:
+        file = None if points is None else points / f"{chosen.name}.ply"
+        return measure_surface(chosen, *given, points_file=file)
+
+    run({"benchmark": "eth3d", "scenes": scene, "limit": limit}, find_eth3d(root, scenes=scene, limit=limit), measure)
+
+
+for command in (co3d, imc, eth3d):
+    benchmark.command(epilog=EXIT_CODE_HELP)(explained(command))

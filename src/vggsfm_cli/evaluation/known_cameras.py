@@ -1,0 +1,72 @@
+"""Points of photographs whose cameras are known: tracking and triangulation alone, the cameras held."""
+
+import dataclasses
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vggsfm_cli.bundle_adjustment.problem import FreeParameters
+from vggsfm_cli.model import VGGSfM
+from vggsfm_cli.pipeline import PRECISIONS, ReconstructOptions, require_tracks
+from vggsfm_cli.refinement.mapper import with_model_error
+from vggsfm_cli.refinement.model import Scene, adjusted, filtered, triangulate
+from vggsfm_cli.scene import CameraPriors, Cameras, ImageSet, ProgressCallback, Tracks, silent
+from vggsfm_cli.threads import one_thread_each
+from vggsfm_cli.tracking.rounds import track_in_rounds
+
+POINTS_ONLY = FreeParameters(poses=False, points=True, focal=False, principal_point=False, distortion=False)
+
+
+@torch.no_grad()
+def triangulate_known(
+    images: ImageSet,
+    cameras: Cameras,
+    model: VGGSfM,
+    options: ReconstructOptions | None = None,
+    progress: ProgressCallback = silent,
+) -> Float[Tensor, "N 3"]:
+    """Points of one scene (B = 1) in the world of its cameras, which do not move; in double precision, on the CPU.
+
+    The steps are those of a reconstruction: tracks in rounds, triangulation, adjustment (of points only) and filters
+    over the falling thresholds of the schedule.
+
+    Raises:
+        ReconstructionFailed: there are no tracks.
+    """
+    options = options or ReconstructOptions()
+    with one_thread_each():
+        precision = PRECISIONS[options.precision]
+        tracks = track_in_rounds(model.tracker, images, options.rounds, precision=precision, progress=progress)
+        require_tracks(tracks, images)
+        images, cameras = _knowing(images.to("cpu"), cameras), cameras.to("cpu")
+        scene = Scene(
+            images=images,
+            tracks=_double(with_model_error(images, tracks.to("cpu"), options.mapping.model_error_px)),
+            triangulator=model.triangulator,
+            scale=images.pixel_scale.double(),
+        )
+        schedule = options.mapping.schedule
+        found = triangulate(scene, cameras, schedule.reprojection_px[0])
+        for threshold in schedule.reprojection_px:
+            found = adjusted(scene, found, model.adjuster, POINTS_ONLY, schedule.loss_scale)
+            found = filtered(scene, found, threshold)
+    return found.points.xyz_world[0, found.points.valid[0]].double()
+
+
+def _knowing(images: ImageSet, cameras: Cameras) -> ImageSet:
+    """The photographs with these cameras as all that is known of them."""
+    priors = CameraPriors(
+        camera_index=cameras.camera_index,
+        models=cameras.models,
+        params=cameras.params,
+        known=torch.ones_like(cameras.params, dtype=torch.bool),
+        focal_spread=torch.zeros_like(cameras.params[..., 0]),
+    )
+    return dataclasses.replace(images, priors=priors)
+
+
+def _double(tracks: Tracks) -> Tracks:
+    return dataclasses.replace(
+        tracks, xy=tracks.xy.double(), covariance=tracks.covariance.double(), visibility=tracks.visibility.double()
+    )
