@@ -52,7 +52,13 @@ class CorrelationPyramid:
 
 
 def make_pyramid(maps: Float[Tensor, "M C h w"], levels: int, radius: int, pairs_at_once: int) -> CorrelationPyramid:
-    """The pyramid of M feature maps; in the precision of autocast where that is on."""
+    """The pyramid of M feature maps; in the precision of autocast where that is on.
+
+    Raises:
+        ValueError: the maps are too small for so many levels.
+    """
+    if min(maps.shape[-2:]) < 2 ** (levels - 1):
+        raise ValueError(f"Maps of {tuple(maps.shape[-2:])} cells are too small for a pyramid of {levels} levels.")
     kind = maps.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else maps.dtype
     made = []

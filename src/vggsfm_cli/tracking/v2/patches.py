@@ -96,7 +96,8 @@ def _spread(maps: Float[Tensor, "N S C P P"], followed: Followed, config: PatchC
     first = followed.xy[:, :, 0].detach().floor().long() - radius
     windows = cut_windows(maps.flatten(0, 1), first.flatten(0, 1), 2 * radius + 1)
     query = followed.query_features.expand(-1, maps.shape[1], -1).flatten(0, 1)
-    moments = heat_moments(query, windows) * radius**2
+    with torch.autocast(maps.device.type, enabled=False):
+        moments = heat_moments(query.float(), windows) * radius**2
     return moments.unflatten(0, maps.shape[:2]).transpose(0, 1)
 
 

@@ -92,8 +92,10 @@ class V2Tracker(PointTracker):
         ]
         xy, visibility, covariance = (torch.stack(part) for part in zip(*scenes, strict=True))
         scale = images.pixel_scale[..., None, None, None].square()
+        with torch.autocast(xy.device.type, enabled=False):  # positions are no matter for half precision
+            stored = images.to_stored(xy)
         return Tracks(
-            xy=images.to_stored(xy),
+            xy=stored,
             visibility=visibility,
             covariance=covariance * scale,
             query_frame=queries.frame,
