@@ -175,6 +175,9 @@ def print_summary(report: dict[str, Any], out: Path) -> None:
             f"mean reprojection error {'unknown' if error is None else f'{error:.3f} px'}",
             markup=False,
         )
+        if model.get("doubts"):
+            doubts = "; ".join(model["doubts"])
+            paper.print(f"  confidence in it is {model['confidence_level']}: {doubts}", markup=False)
     for image in report["images"]:
         if not image["registered"]:
             paper.print(f"not registered: {image['name']} ({image['reason']})", markup=False)

@@ -23,6 +23,14 @@ from vggsfm_cli.refinement.model import Model, Scene, sensible
 logger = logging.getLogger(__name__)
 
 
+INDEPENDENT_OBSERVATIONS = 225
+"""Observations of a camera that count as independent at most.
+
+A formal deviation takes every observation as independent and the lens model as exact. Neither is true: focal lengths of
+well seen scenes miss their truth by some thirty formal deviations.
+"""
+
+
 class Choice(StrEnum):
     """Whether to do something: where the data allow it, always, or never."""
 
@@ -46,15 +54,9 @@ class PrincipalPointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DistortionConfig:
-    """When the distortion of a camera is freed.
-
-    The formal deviation counts every observation as independent and the lens model as exact. Neither is true: focal
-    lengths of well seen scenes miss their truth by some thirty formal deviations. So the observations of a camera count
-    as those of a limited number of independent ones.
-    """
+    """When the distortion of a camera is freed."""
 
     min_frames: int = 3
-    independent: float = 225.0  # observations of a camera that count as independent at most
     min_significance: float = 3.0  # it must differ from where it is held by so many deviations
     solver: SchurConfig = field(
         default_factory=lambda: SchurConfig(max_iterations=6, cost_tolerance=1e-3, covariance=True)
@@ -78,11 +80,17 @@ def holding(scene: Scene, cameras: Bool[Tensor, " C"]) -> Scene:
     return dataclasses.replace(scene, images=images)
 
 
+def excess_deviation(model: Model, camera: int) -> float:
+    """By what factor the formal deviations of a camera are too small, see ``INDEPENDENT_OBSERVATIONS``."""
+    frames = model.cameras.camera_index[0] == camera
+    return max(float(model.inliers[0, frames].sum()) / INDEPENDENT_OBSERVATIONS, 1.0) ** 0.5
+
+
 def release_distortion(scene: Scene, model: Model, loss_scale: float, config: DistortionConfig) -> Model:
     """The model with the distortion of those cameras away from the prior whose views clearly ask for it."""
     if len(model.frames) < config.min_frames:
         return model
-    freed, deviation = _freed(scene, model, FreeParameters(), loss_scale, config.solver)
+    freed, deviation = free_adjustment(scene, model, FreeParameters(), loss_scale, config.solver)
     if not sensible(scene.images, freed.cameras):
         return model
     prior = scene.images.priors.params.to(model.cameras.params)
@@ -91,9 +99,8 @@ def release_distortion(scene: Scene, model: Model, loss_scale: float, config: Di
     for c in model.cameras.camera_index[0, model.frames].unique().tolist():
         index = list(camera_models.distortion_indices(model.cameras.models[c]))
         found = freed.cameras.params[0, c, index]
-        frames = model.cameras.camera_index[0] == c
-        excess = max(float(model.inliers[0, frames].sum()) / config.independent, 1.0) ** 0.5
-        clear = (found - prior[0, c, index]).abs() > config.min_significance * excess * deviation[c, index]
+        spread = excess_deviation(model, c) * deviation[c, index]
+        clear = (found - prior[0, c, index]).abs() > config.min_significance * spread
         if bool(clear.any()) != bool(before[c]):
             params[0, c, index] = found if bool(clear.any()) else prior[0, c, index]
             logger.info("distortion of camera %d becomes %s", c, params[0, c, index].tolist())
@@ -112,7 +119,7 @@ def free_principal_point(scene: Scene, model: Model, loss_scale: float, config: 
     if config.refine is Choice.NO or len(model.frames) < 3:  # noqa: PLR2004
         return model
     free = FreeParameters(principal_point=True)
-    freed, deviations = _freed(holding(scene, ~released(scene, model)), model, free, loss_scale, config.solver)
+    freed, deviations = free_adjustment(holding(scene, ~released(scene, model)), model, free, loss_scale, config.solver)
     if not sensible(scene.images, freed.cameras):
         return model
     for c in model.cameras.camera_index[0, model.frames].unique().tolist():
@@ -128,7 +135,7 @@ def free_principal_point(scene: Scene, model: Model, loss_scale: float, config: 
     return freed
 
 
-def _freed(
+def free_adjustment(
     scene: Scene, model: Model, free: FreeParameters, loss_scale: float, solver: SchurConfig
 ) -> tuple[Model, Float[Tensor, "C P"]]:
     """The adjusted model, and the posterior standard deviation of every camera parameter."""

@@ -21,6 +21,7 @@ from vggsfm_cli.camera_estimation.sweep import Start
 from vggsfm_cli.camera_estimation.view_graph import Pair, ViewGraph, build_view_graph, physical_cameras, relative_poses
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.geometry import camera as camera_models
+from vggsfm_cli.refinement.confidence import ConfidenceConfig, judge_model
 from vggsfm_cli.refinement.finish import normalized, to_reconstruction
 from vggsfm_cli.refinement.growth import GrowthConfig, grow, seed_model, settle
 from vggsfm_cli.refinement.model import Model, Scene, parallax_px, score, sensible, triangulate
@@ -46,6 +47,7 @@ class MappingOptions:
     preliminary: PreliminaryCamerasConfig = field(default_factory=PreliminaryCamerasConfig)
     growth: GrowthConfig = field(default_factory=GrowthConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     model_error_px: float = 0.1  # deviation, added to every track's own, of what no camera model explains
     max_candidates: int = 4  # models grown before the best is chosen
     further_seeds: int = 3  # pairs of the best starts that are tried when all starts have failed
@@ -305,6 +307,7 @@ class _Mapper:
             "observations": int(model.inliers.sum()),
             "noise_px": noise_px(self.scene, model),
             "focal_px": [float(camera_models.focal(model.cameras.models[c], model.cameras.params[0, c])) for c in used],
+            **judge_model(self.scene, model, self.options.confidence).as_dict(),
         }
 
     def _unregistered(self, graph: ViewGraph, models: list[Model], reasons: dict[int, str]) -> dict[str, str]:
