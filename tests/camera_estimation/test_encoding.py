@@ -1,6 +1,6 @@
 import torch
-from goldens import golden, golden_json
 
+from goldens import golden, golden_json
 from vggsfm_cli.camera_estimation import encoding
 from vggsfm_cli.geometry import pose, rotation
 
