@@ -1,4 +1,4 @@
-"""Attention over sets with masks, and the block that the learned stages share."""
+"""Attention over sets, with and without masks, and the blocks that the learned stages share."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -43,3 +43,89 @@ class Feedforward(nn.Sequential):
         super().__init__(
             nn.LayerNorm(width), nn.Linear(width, factor * width), nn.GELU(), nn.Linear(factor * width, width)
         )
+
+
+class PackedAttention(nn.Module):
+    """Multi-head attention without masks, its three input projections in one matrix: queries, keys, values.
+
+    Args:
+        width: of the tokens.
+        heads: number of heads; divides ``width``.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(
+        self, queries: Float[Tensor, "*b n D"], context: Float[Tensor, "*b m D"] | None = None
+    ) -> Float[Tensor, "*b n D"]:
+        """Attend to ``context``, or to the queries themselves."""
+        width = queries.shape[-1]
+        if context is None:
+            q, k, v = self.in_proj(queries).chunk(3, -1)
+        else:
+            weight, bias = self.in_proj.weight, self.in_proj.bias
+            q = functional.linear(queries, weight[:width], bias[:width])
+            k, v = functional.linear(context, weight[width:], bias[width:]).chunk(2, -1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for part in (q, k, v))
+        found = functional.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.out_proj(found.transpose(-2, -3).flatten(-2))
+        return out
+
+
+class MLP(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, width: int, hidden: int, out: int | None = None) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width if out is None else out)
+
+    def forward(self, tokens: Float[Tensor, "*b D"]) -> Float[Tensor, "*b E"]:
+        """Apply to each token alone."""
+        out: Tensor = self.fc2(functional.gelu(self.fc1(tokens)))
+        return out
+
+
+def plain_norm(tokens: Float[Tensor, "*b D"]) -> Float[Tensor, "*b D"]:
+    """Layer normalisation without parameters."""
+    return functional.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
+
+
+class SelfBlock(nn.Module):
+    """Attention among tokens and two layers for each, as VGGSfM v2 was trained.
+
+    Unlike in the usual block, the tokens are replaced by their normalised selves before the first residual sum.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attn = PackedAttention(width, heads)
+        self.mlp = MLP(width, 4 * width)
+
+    def forward(self, tokens: Float[Tensor, "*b n D"]) -> Float[Tensor, "*b n D"]:
+        """Update all tokens."""
+        tokens = plain_norm(tokens)
+        tokens = tokens + self.attn(tokens)
+        out: Tensor = tokens + self.mlp(plain_norm(tokens))
+        return out
+
+
+class CrossBlock(nn.Module):
+    """Attention from tokens to a context and two layers for each token, as VGGSfM v2 was trained."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm_context = nn.LayerNorm(width)
+        self.cross_attn = PackedAttention(width, heads)
+        self.mlp = MLP(width, 4 * width)
+
+    def forward(self, tokens: Float[Tensor, "*b n D"], context: Float[Tensor, "*b m D"]) -> Float[Tensor, "*b n D"]:
+        """Update the tokens; the context stays as it is."""
+        tokens = plain_norm(tokens)
+        tokens = tokens + self.cross_attn(tokens, self.norm_context(context))
+        out: Tensor = tokens + self.mlp(plain_norm(tokens))
+        return out
