@@ -52,3 +52,23 @@ def auc_max(errors_deg: Float[Tensor, "P 2"], threshold_deg: float) -> float:
     if len(errors_deg) == 0:
         return 0.0
     return float(100 * (1 - errors_deg.amax(-1) / threshold_deg).clamp(0, 1).mean())
+
+
+def fold_directions_deg(errors_deg: Float[Tensor, "P 2"]) -> Float[Tensor, "P 2"]:
+    """The same errors with directions taken as lines, 0 to 90 degrees, as VGGSfM and its predecessors report them."""
+    turned, between = errors_deg.unbind(-1)
+    return torch.stack([turned, torch.minimum(between, (180 - between).abs())], -1)
+
+
+def auc_by_degrees(errors_deg: Float[Tensor, "P 2"], threshold_deg: int) -> float:
+    """Area under the same curve, in percent, from a histogram with one bin a degree: the measure of VGGSfM's tables.
+
+    Higher than ``auc_max`` by up to a degree's share, as an error counts from the start of its bin on. An error of
+    exactly ``threshold_deg`` counts, as in numpy's histograms.
+    """
+    if len(errors_deg) == 0:
+        return 0.0
+    largest = errors_deg.amax(-1)
+    ends = torch.arange(1, threshold_deg + 1, dtype=largest.dtype, device=largest.device)
+    within = (largest[:, None] < ends) | ((largest == threshold_deg)[:, None] & (ends == threshold_deg))
+    return float(100 * within.double().mean())
