@@ -1,9 +1,9 @@
 """Our measures of poses and our alignment against the numbers of VGGSfM v2's."""
 
 import torch
-from goldens import golden
 from torch import Tensor
 
+from goldens import golden
 from vggsfm_cli.camera_estimation import encoding
 from vggsfm_cli.evaluation.poses import auc_by_degrees, auc_max, fold_directions_deg, pair_errors_deg
 from vggsfm_cli.geometry import alignment, pose, rotation
@@ -56,7 +56,10 @@ def test_alignment_as_published() -> None:
 
 def test_cameras_on_a_line_are_aligned_in_full() -> None:
     true = alignment.apply_to_cameras(
-        torch.tensor(2.0), rotation.exp(torch.tensor([0.3, -0.2, 0.9])), torch.tensor([1.0, 2.0, 3.0]), line_of_cameras()
+        torch.tensor(2.0),
+        rotation.exp(torch.tensor([0.3, -0.2, 0.9])),
+        torch.tensor([1.0, 2.0, 3.0]),
+        line_of_cameras(),
     )
     moved = alignment.apply_to_cameras(*alignment.align_cameras(line_of_cameras(), true), line_of_cameras())
     torch.testing.assert_close(moved, true, atol=1e-5, rtol=0)

@@ -3,9 +3,9 @@
 import math
 
 import torch
-from goldens import golden
 from torch import Tensor
 
+from goldens import golden
 from vggsfm_cli.colmap import estimators
 from vggsfm_cli.colmap.estimators import RansacConfig
 from vggsfm_cli.geometry import epipolar, pose, rotation
