@@ -9,7 +9,7 @@ from goldens import golden
 from vggsfm_cli.colmap import estimators
 from vggsfm_cli.colmap.estimators import RansacConfig
 from vggsfm_cli.geometry import epipolar, pose, rotation
-from vggsfm_cli.triangulation import official_v2
+from vggsfm_cli.triangulation import v2
 
 FIXTURE = golden("two_view")
 XY = FIXTURE["tracks"].double()
@@ -62,7 +62,7 @@ def test_the_pose_in_front_as_published() -> None:
         rays = (XY[[0, pair + 1]] - CALIBRATION[pair, :2, 2]) / CALIBRATION[pair, 0, 0]
         counts = []
         for candidate in candidates:
-            _, in_front, _ = official_v2.pair_points(rays, torch.stack([pose.identity(dtype=rays.dtype), candidate]), 0)
+            _, in_front, _ = v2.pair_points(rays, torch.stack([pose.identity(dtype=rays.dtype), candidate]), 0)
             counts.append(int(in_front[1].sum()))
         chosen = candidates[int(torch.tensor(counts).argmax())]
         assert max(counts) == int(FIXTURE["cheirality_count"][pair])

@@ -8,8 +8,8 @@ from goldens import golden
 from vggsfm_cli.geometry import camera, pose
 from vggsfm_cli.geometry import triangulate as multiview
 from vggsfm_cli.scene import Cameras, Points, Tracks
-from vggsfm_cli.triangulation import official_v2
-from vggsfm_cli.triangulation.official_v2 import V2TriangulationConfig
+from vggsfm_cli.triangulation import v2
+from vggsfm_cli.triangulation.v2 import V2TriangulationConfig
 
 AS_PUBLISHED = V2TriangulationConfig(all_frames=True)
 FIXTURE = golden("triangulation")
@@ -76,17 +76,17 @@ def test_linear_triangulation_as_published() -> None:
     angle = multiview.fold_deg(multiview.angle_deg(point, one, two))
     torch.testing.assert_close(angle.flatten(1), FIXTURE["dlt_masked_tri_angles_deg"], atol=1e-6, rtol=1e-6)
     seen = torch.ones(160, 6, dtype=torch.bool)
-    widest = official_v2.widest_deg(found, FIXTURE["extrinsics"], seen)
+    widest = v2.widest_deg(found, FIXTURE["extrinsics"], seen)
     torch.testing.assert_close(widest, FIXTURE["dlt_masked_tri_angles_deg"].amax(-1), atol=1e-6, rtol=1e-6)
 
 
 def test_pairs_with_the_first_frame_as_published() -> None:
-    xyz, in_front, angle = official_v2.pair_points(FIXTURE["tracks_normalized"], FIXTURE["extrinsics"], 0)
+    xyz, in_front, angle = v2.pair_points(FIXTURE["tracks_normalized"], FIXTURE["extrinsics"], 0)
     torch.testing.assert_close(xyz[1:], FIXTURE["pair_points"], atol=1e-9, rtol=1e-6)
     torch.testing.assert_close(angle[1:], FIXTURE["pair_tri_angle_deg"], atol=1e-6, rtol=1e-6)
     assert torch.equal(in_front[1:], FIXTURE["pair_cheirality"])
     xyz_cam = pose.transform(FIXTURE["extrinsics"][:, None], xyz[1:, None])
-    error = official_v2.angular_error(rays(), xyz_cam)
+    error = v2.angular_error(rays(), xyz_cam)
     torch.testing.assert_close(error, FIXTURE["angular_error_of_pair_points"], atol=1e-9, rtol=1e-6)
 
 
@@ -94,7 +94,7 @@ def test_robust_triangulation_as_published() -> None:
     usable = (FIXTURE["vis"] > 0.05) & (FIXTURE["score"] > 0.5)
     for chunk in (4_000_000, 5_000):
         config = dataclasses.replace(AS_PUBLISHED, chunk_elements=chunk)
-        xyz, inliers = official_v2.robust_points(
+        xyz, inliers = v2.robust_points(
             FIXTURE["tracks_normalized"], FIXTURE["extrinsics"], usable, config, torch.Generator()
         )
         assert torch.equal(inliers.mT, FIXTURE["ransac_inlier_mask"])
@@ -112,7 +112,7 @@ def test_filters_as_published() -> None:
         (4.0, True, ("valid", "inlier_detail")),
         (2.0, False, ("notri_valid_t2", "notri_detail_t2")),
     ):
-        valid, inliers = official_v2.reprojection_filter(
+        valid, inliers = v2.reprojection_filter(
             cameras, points, tracks, counted, torch.full((1, 6), limit).double(), AS_PUBLISHED, check_angle=angle
         )
         assert torch.equal(valid[0], FIXTURE[f"filter_{names[0]}"])
@@ -128,8 +128,8 @@ def test_a_frame_that_looks_away_changes_nothing() -> None:
     changed = {}
     for all_frames in (False, True):
         config = V2TriangulationConfig(all_frames=all_frames)
-        with_it, _ = official_v2.robust_points(xy, extrinsics, usable, config, torch.Generator())
-        without, _ = official_v2.robust_points(xy[:5], extrinsics[:5], usable[:5], config, torch.Generator())
+        with_it, _ = v2.robust_points(xy, extrinsics, usable, config, torch.Generator())
+        without, _ = v2.robust_points(xy[:5], extrinsics[:5], usable[:5], config, torch.Generator())
         changed[all_frames] = ((with_it - without).norm(dim=-1) > 1e-9).sum()
     assert changed[False] <= 2
     assert changed[True] > 50  # as published: no point may be fitted to more than two frames
@@ -139,7 +139,7 @@ def test_pairs_are_drawn_when_there_are_too_many() -> None:
     usable = FIXTURE["vis"] > 0.05
     config = V2TriangulationConfig(max_pairs=5)
     one, two = (
-        official_v2.robust_points(
+        v2.robust_points(
             FIXTURE["tracks_normalized"], FIXTURE["extrinsics"], usable, config, torch.Generator().manual_seed(seed)
         )[0]
         for seed in (0, 0)
