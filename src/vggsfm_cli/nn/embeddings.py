@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 TEMPERATURE = 10_000.0
@@ -34,10 +34,32 @@ def grid_embedding(
     )[None]
 
 
+def grid_embedding_at(xy: Float[Tensor, "*b 2"], width: int, rows: int, columns: int) -> Float[Tensor, "*b D"]:
+    """``grid_embedding`` read between the cells, bilinearly, without the grid.
+
+    Args:
+        xy: column and row, the centre of the first cell at (0, 0); outside the grid its edge counts.
+        width: channels of the embedding.
+        rows: of the grid.
+        columns: of the grid.
+    """
+    size = torch.tensor([columns, rows], device=xy.device)
+    inside = xy.float().clamp(min=0).minimum((size - 1).float())
+    first = inside.floor()
+    share = (inside - first)[..., None]
+    here, beyond = (_waves(width // 2, cell) for cell in (first, (first + 1).minimum(size - 1.0)))
+    return (here * (1 - share) + beyond * share).flatten(-2)
+
+
 def _axis(width: int, cells: int, device: torch.device | str) -> Float[Tensor, "D cells"]:
-    power = torch.arange(width // 2, dtype=torch.float64, device=device) / (width / 2)
-    angle = TEMPERATURE ** -power[:, None] * torch.arange(cells, dtype=torch.float64, device=device)
-    return torch.cat([angle.sin(), angle.cos()]).float()
+    return _waves(width, torch.arange(cells, device=device)).T
+
+
+def _waves(width: int, cells: Shaped[Tensor, "*b"]) -> Float[Tensor, "*b D"]:
+    """All sines, then all cosines, of whole cells along one axis."""
+    power = torch.arange(width // 2, dtype=torch.float64, device=cells.device) / (width / 2)
+    angle = cells.double()[..., None] * TEMPERATURE**-power
+    return torch.cat([angle.sin(), angle.cos()], -1).float()
 
 
 def flow_embedding(xy: Float[Tensor, "*b 2"], channels: int) -> Float[Tensor, "*b D"]:

@@ -1,0 +1,78 @@
+"""The transformer that moves points: over the frames of a track, and over the tracks of a frame."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vggsfm_cli.nn.attention import CrossBlock, SelfBlock
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateTransformerConfig:
+    """Size of the transformer; the defaults are those of the coarse tracker."""
+
+    tokens_in: int = 664  # width of the tokens it is given
+    width: int = 384
+    heads: int = 8
+    blocks: int = 6
+    virtual_tracks: int = 64  # through which tracks look at one another; 0: each track is alone
+
+    def build(self, channels_out: int) -> "UpdateTransformer":
+        """The transformer, with weights still to be loaded."""
+        return UpdateTransformer(self, channels_out)
+
+
+class UpdateTransformer(nn.Module):
+    """Answers each observation, a track in a frame, with a move and an update of its feature.
+
+    Frames are a set: nothing says which comes first. Tracks look at one another through a fixed number of learned
+    virtual tracks, so that the cost grows with their number and not with its square.
+    """
+
+    def __init__(self, config: UpdateTransformerConfig, channels_out: int) -> None:
+        super().__init__()
+        self.config = config
+        width, heads = config.width, config.heads
+        self.input_transform = nn.Linear(config.tokens_in, width)
+        self.time_blocks = nn.ModuleList(SelfBlock(width, heads) for _ in range(config.blocks))
+        if config.virtual_tracks:
+            self.virtual_tracks = nn.Parameter(torch.zeros(1, config.virtual_tracks, 1, width))
+            self.space_virtual2point_blocks = nn.ModuleList(CrossBlock(width, heads) for _ in range(config.blocks))
+            self.space_virtual_blocks = nn.ModuleList(SelfBlock(width, heads) for _ in range(config.blocks))
+            self.space_point2virtual_blocks = nn.ModuleList(CrossBlock(width, heads) for _ in range(config.blocks))
+        self.flow_head = nn.Linear(width, channels_out)
+
+    def forward(self, tokens: Float[Tensor, "B S N W"], pairs_at_once: int = 4096) -> Float[Tensor, "B S N O"]:
+        """Update all tracks of all frames.
+
+        Args:
+            tokens: after ``input_transform``, which the caller applies piece by piece.
+            pairs_at_once: observations that go through a layer together; bounds the memory, changes nothing else.
+        """
+        scenes, frames, tracks = tokens.shape[:3]
+        by_track = max(1, pairs_at_once // (scenes * frames))
+        by_frame = max(1, pairs_at_once // (scenes * tracks))
+        points = tokens
+        if self.config.virtual_tracks:
+            virtual = self.virtual_tracks.transpose(1, 2).expand(scenes, frames, -1, -1)
+        for i, time in enumerate(self.time_blocks):
+            points = torch.cat([_over_frames(time, part) for part in points.split(by_track, 2)], 2)
+            if self.config.virtual_tracks:
+                virtual = self.space_virtual2point_blocks[i](_over_frames(time, virtual), points)
+                virtual = self.space_virtual_blocks[i](virtual)
+                points = self._read_virtual(i, points, virtual, by_frame)
+        out: Tensor = self.flow_head(points + tokens)
+        return out
+
+    def _read_virtual(self, i: int, points: Tensor, virtual: Tensor, by_frame: int) -> Float[Tensor, "B S N W"]:
+        block = self.space_point2virtual_blocks[i]
+        frames = zip(points.split(by_frame, 1), virtual.split(by_frame, 1), strict=True)
+        return torch.cat([block(here, context) for here, context in frames], 1)
+
+
+def _over_frames(block: nn.Module, tokens: Float[Tensor, "B S N W"]) -> Float[Tensor, "B S N W"]:
+    """Apply a block along the frames of each track."""
+    out: Tensor = block(tokens.transpose(1, 2)).transpose(1, 2)
+    return out
