@@ -222,7 +222,7 @@ def test_turning_on_the_spot_fails() -> None:
     poses[..., 3] = -(poses[..., :3] @ center[..., None]).squeeze(-1)
     still = dataclasses.replace(world, cameras=dataclasses.replace(world.cameras, cam_from_world=poses))
     tracks = add_noise(observe(still), still.sizes, NoiseConfig(sigma_px=0.3, outliers=0.0, missing=0.0), 0)
-    with pytest.raises(ReconstructionFailed, match="rotation|degrees"):
+    with pytest.raises(ReconstructionFailed, match=r"rotation|degrees"):
         reconstruct_as_v2(blank_images(still), tracks, rough(world, 0), adjuster=SchurConfig().build())
 
 

@@ -118,7 +118,7 @@ def load_model(name: str = "small", device: torch.device | str = "cpu") -> VGGSf
     """
     if name == CLASSICAL:
         model = VGGSfMConfig(name=CLASSICAL).build()
-        model.tracker.encoder.net.load_state_dict(xfeat_state(), strict=True)
+        model.get_submodule("tracker.encoder.net").load_state_dict(xfeat_state(), strict=True)
         return model.eval().requires_grad_(False).to(device)
     if name not in BUNDLED and not Path(name).is_dir():
         raise UsageError(f"There is no model '{name}'.", f"Models: {', '.join((*BUNDLED, CLASSICAL))}, or a folder.")
