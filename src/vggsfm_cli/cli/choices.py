@@ -6,4 +6,6 @@ CameraModel = Literal["SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "O
 CameraMode = Literal["auto", "single", "per-image"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bfloat16", "float16"]
+Preset = Literal["auto", "small", "v2"]
+Keypoints = Literal["auto", "aliked", "sift", "xfeat", "grid"]
 AutoChoice = Literal["auto", "yes", "no"]
