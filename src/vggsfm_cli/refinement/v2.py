@@ -59,6 +59,7 @@ class V2MappingOptions:
     min_points: int = 30
     min_frame_inliers: int = 15
     min_parallax_px: float = 1.0  # left between the most different frames when a rotation alone is fitted
+    min_parallax_noise: float = 15.0  # and so many standard deviations of the residuals
 
 
 @torch.no_grad()
@@ -270,10 +271,11 @@ class V2Recipe:
         if len(model.frames) < 2 or int(model.points.valid.sum()) < self.options.min_points:  # noqa: PLR2004
             raise self._too_few("Refinement", int(model.points.valid.sum()))
         parallax = parallax_px(self.scene, model)
-        if parallax < max(self.options.min_parallax_px, 3 * noise_px(self.scene, model)):
+        noise = noise_px(self.scene, model)
+        if parallax < max(self.options.min_parallax_px, self.options.min_parallax_noise * noise):
             raise ReconstructionFailed(
                 f"Refinement: {len(model.frames)} frames with {int(model.points.valid.sum())} points differ by a "
-                f"rotation and {parallax:.2f} px.",
+                f"rotation and {parallax:.2f} px, where positions are known to {noise:.2f} px.",
                 "Depth cannot be seen: move sideways between the photographs.",
             )
         names = self.scene.images.names[0]
