@@ -3,7 +3,7 @@ import torch
 
 from v2_recipe import SHAPES
 from vggsfm_cli.checkpoints.files import config_from_json, config_to_json
-from vggsfm_cli.checkpoints.official_v2 import V2, our_key, published_keys
+from vggsfm_cli.checkpoints.official_v2 import V2, our_key, published_keys, published_shapes
 
 
 def test_all_published_weights_have_a_place_and_fit_it() -> None:
@@ -12,6 +12,7 @@ def test_all_published_weights_have_a_place_and_fit_it() -> None:
     assert set(keys) == set(SHAPES)
     assert len(set(keys.values())) == 690
     assert all(our_key(published) == ours for published, ours in keys.items())
+    assert published_shapes() == {name: tuple(shape) for name, shape in SHAPES.items()}
     with torch.device("meta"):
         model = V2.build()
         state = {ours: torch.empty(SHAPES[published]) for published, ours in keys.items()}

@@ -62,6 +62,13 @@ def published_keys(config: VGGSfMConfig = V2) -> dict[str, str]:
     return {_published(name): name for name in ours}
 
 
+def published_shapes(config: VGGSfMConfig = V2) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight of a model of this kind, by its published name."""
+    with torch.device("meta"):
+        ours = config.build().state_dict()
+    return {_published(name): tuple(value.shape) for name, value in ours.items()}
+
+
 def _published(name: str) -> str:
     table = CAMERAS if name.startswith("camera_estimator.") else TRACKER
     attention = BACKBONE if ".backbone." in name else ATTENTION
