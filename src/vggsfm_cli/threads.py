@@ -6,6 +6,7 @@ side by side: torch releases the interpreter's lock while it computes.
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ Result = TypeVar("Result")
 
 
 _limit: int | None = None
+
+_worker = threading.local()
+"""Has ``inside`` set on the threads of ``map_threads``, where further work runs one piece after the other."""
 
 
 def limit_cores(count: int | None) -> None:
@@ -47,12 +51,27 @@ def one_thread_each() -> Iterator[None]:
 def map_threads(
     function: Callable[[Item], Result], items: Iterable[Item], device: torch.device | str = "cpu"
 ) -> Iterator[Result]:
-    """``map`` on as many threads as there are cores, in the order of ``items``; plain ``map`` on an accelerator."""
+    """``map`` on as many threads as there are cores, in the order of ``items``; plain ``map`` on an accelerator.
+
+    Also plain ``map`` inside a function that already runs side by side with others. Whether gradients and autocast are
+    on is each thread's own affair in torch; here the threads take it from the caller.
+    """
     work = list(items)
     workers = min(available_cores(), len(work))
-    if workers <= 1 or torch.device(device).type != "cpu":
+    if workers <= 1 or torch.device(device).type != "cpu" or getattr(_worker, "inside", False):
         yield from map(function, work)
         return
-    # the number of threads is a setting of each thread
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from pool.map(function, work)
+    gradients, autocast = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+    precision = torch.get_autocast_dtype("cpu")
+
+    def run(item: Item) -> Result:
+        with torch.set_grad_enabled(gradients), torch.autocast("cpu", precision, enabled=autocast):
+            return function(item)
+
+    with ThreadPoolExecutor(workers, initializer=_start_worker) as pool:
+        yield from pool.map(run, work)
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)  # a setting of each thread
+    _worker.inside = True

@@ -77,7 +77,7 @@ def vote_focal(images: ImageSet, graph: ViewGraph, config: FocalVoteConfig) -> l
     """
     priors = images.priors
     start = priors.params[0].detach().double().cpu()
-    unknown = _unknown_cameras(priors)
+    unknown = unknown_cameras(priors)
     pairs = [pair for pair in graph.pairs if pair.planar_ratio < graph.config.planar_ratio]
     if not unknown or not pairs:
         return [start]
@@ -97,7 +97,8 @@ def vote_focal(images: ImageSet, graph: ViewGraph, config: FocalVoteConfig) -> l
     return _distinct([*hypotheses, start], votes)
 
 
-def _unknown_cameras(priors: CameraPriors) -> list[int]:
+def unknown_cameras(priors: CameraPriors) -> list[int]:
+    """Cameras of one scene whose focal length is to be found."""
     known = priors.known[0]
     return [
         c for c, model in enumerate(priors.models) if not bool(known[c, list(camera_models.focal_indices(model))].all())

@@ -14,9 +14,16 @@ from torch import Tensor
 
 from vggsfm_cli.camera_estimation.focal import FocalVoteConfig, vote_focal
 from vggsfm_cli.camera_estimation.interface import CameraEstimator
+from vggsfm_cli.camera_estimation.star import (
+    StarConfig,
+    camera_matrices,
+    explained,
+    grow_star,
+    longest_tracks,
+)
+from vggsfm_cli.camera_estimation.sweep import Start, SweepConfig, sweep_focals
 from vggsfm_cli.camera_estimation.view_graph import (
     Pair,
-    PosedPair,
     ViewGraph,
     ViewGraphConfig,
     build_view_graph,
@@ -26,8 +33,7 @@ from vggsfm_cli.camera_estimation.view_graph import (
 )
 from vggsfm_cli.colmap import estimators
 from vggsfm_cli.colmap.estimators import RelativeEdge
-from vggsfm_cli.geometry import camera as camera_models
-from vggsfm_cli.geometry import epipolar, pose, triangulate
+from vggsfm_cli.geometry import epipolar, pose
 from vggsfm_cli.scene import Cameras, ImageSet, Tracks
 
 
@@ -37,10 +43,9 @@ class PreliminaryCamerasConfig:
 
     view_graph: ViewGraphConfig = field(default_factory=ViewGraphConfig)
     focal: FocalVoteConfig = field(default_factory=FocalVoteConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    star: StarConfig = field(default_factory=StarConfig)
     max_edges: int = 150  # relative poses that are averaged
-    max_tracks: int = 1500  # longest tracks used for positions and resection
-    max_error_px: float = 4.0
-    min_resection_inliers: int = 15
     wide_angle_deg: float = 16.0  # baselines beyond this make a pair no better
     quick_correspondences: int = 64  # to judge a pair's angle
 
@@ -80,7 +85,7 @@ class PreliminaryCameraEstimator(CameraEstimator):
         for seed in self.seeds(graph, cameras, components[0])[:1]:
             candidates.append(self.star(images, graph, cameras, seed))
         found = [candidate for candidate in candidates if candidate is not None]
-        return max(found, key=lambda c: self.explained(graph, c), default=cameras)
+        return max(found, key=lambda c: explained(graph, c, self.config.star), default=cameras)
 
     def averaged(self, images: ImageSet, graph: ViewGraph, cameras: Cameras, frames: list[int]) -> Cameras | None:
         """Poses of ``frames`` by rotation averaging and global positioning; None where that fails."""
@@ -95,10 +100,8 @@ class PreliminaryCameraEstimator(CameraEstimator):
             )
             for posed in relative_poses(graph, cameras, physical, _strongest(pairs, frames, self.config.max_edges))
         ]
-        tracks = _longest(graph, self.config.max_tracks)
-        found = estimators.average_poses(
-            physical, edges, graph.xy[:, tracks], graph.seen[:, tracks], self.config.view_graph.ransac
-        )
+        xy, seen = longest_tracks(graph, self.config.star.max_tracks)
+        found = estimators.average_poses(physical, edges, xy.numpy(), seen.numpy(), self.config.view_graph.ransac)
         if found is None:
             return None
         registered = torch.from_numpy(found.registered) & torch.isin(
@@ -143,49 +146,24 @@ class PreliminaryCameraEstimator(CameraEstimator):
         return in_front[each, best], angle[each, best]
 
     def star(self, images: ImageSet, graph: ViewGraph, cameras: Cameras, seed: Pair) -> Cameras | None:
-        """Poses by resection on the points of one pair, in rounds with re-triangulation; None where the pair fails."""
-        physical = physical_cameras(images, cameras)
-        posed = relative_poses(graph, cameras, physical, [seed])
-        if not posed:
-            return None
-        cameras = seed_cameras(cameras, posed[0])
-        tracks = _longest(graph, self.config.max_tracks)
-        xy, seen = torch.from_numpy(graph.xy[:, tracks]), torch.from_numpy(graph.seen[:, tracks])
-        max_error = self.config.max_error_px * torch.from_numpy(graph.scale)
-        tried_with: dict[int, int] = {}
-        while True:
-            xyz, inliers = consensus_points(cameras, xy, seen, max_error)
-            valid = inliers.any(0)
-            counts = (seen & valid).sum(1)
-            waiting = [
-                s
-                for s in (~cameras.registered[0]).nonzero().flatten().tolist()
-                if counts[s] >= max(self.config.min_resection_inliers, 1.2 * tried_with.get(s, 0))
-            ]
-            if not waiting:
-                return cameras
-            frame = max(waiting, key=lambda s: int(counts[s]))
-            tried_with[frame] = int(counts[frame])
-            visible = (seen[frame] & valid).nonzero().flatten()
-            found = estimators.estimate_absolute_pose(
-                physical[frame],
-                xy[frame, visible].numpy(),
-                xyz[visible].numpy(),
-                float(max_error[frame]),
-                self.config.view_graph.ransac,
-            )
-            if found is not None and int(found.inliers.sum()) >= self.config.min_resection_inliers:
-                poses, registered = cameras.cam_from_world.clone(), cameras.registered.clone()
-                poses[0, frame] = torch.from_numpy(found.cam_from_world.copy())
-                registered[0, frame] = True
-                cameras = dataclasses.replace(cameras, cam_from_world=poses, registered=registered)
+        """Poses of all frames that can be reached from one pair; None where the pair fails."""
+        return grow_star(images, graph, cameras, seed, self.config.star)
 
-    def explained(self, graph: ViewGraph, cameras: Cameras) -> int:
-        """Observations that agree with points triangulated from all registered frames."""
-        tracks = _longest(graph, self.config.max_tracks)
-        xy, seen = torch.from_numpy(graph.xy[:, tracks]), torch.from_numpy(graph.seen[:, tracks])
-        max_error = self.config.max_error_px * torch.from_numpy(graph.scale)
-        return int(consensus_points(cameras, xy, seen, max_error)[1].sum())
+    def starts(self, images: ImageSet, graph: ViewGraph, frames: list[int]) -> list[Start]:
+        """Focal lengths and pairs of ``frames`` that a model can grow from, the most promising first."""
+        sweep = self.config.sweep
+        small = dataclasses.replace(self.config.star, max_tracks=sweep.tracks, max_frames=sweep.frames)
+
+        def grow(params: Float[Tensor, "C P"]) -> list[Start]:
+            cameras = cameras_without_poses(images, params)
+            found = []
+            for pair in self.seeds(graph, cameras, frames)[: sweep.seeds]:
+                star = grow_star(images, graph, cameras, pair, small, frames)
+                if star is not None:
+                    found.append(Start(params=params, pair=pair, worth=explained(graph, star, small)))
+            return found
+
+        return sweep_focals(images, vote_focal(images, graph, self.config.focal), grow, sweep)
 
 
 def one_scene(images: ImageSet, b: int) -> ImageSet:
@@ -203,57 +181,6 @@ def cameras_without_poses(images: ImageSet, params: Float[Tensor, "C P"]) -> Cam
         camera_index=images.priors.camera_index.cpu(),
         registered=torch.zeros(1, frames, dtype=torch.bool),
     )
-
-
-def seed_cameras(cameras: Cameras, seed: PosedPair) -> Cameras:
-    """The two cameras of a pair registered, the first at the origin."""
-    poses, registered = cameras.cam_from_world.clone(), torch.zeros_like(cameras.registered)
-    poses[0, seed.pair.frame1] = pose.identity(dtype=poses.dtype)
-    poses[0, seed.pair.frame2] = torch.from_numpy(np.ascontiguousarray(seed.cam2_from_cam1))
-    registered[0, [seed.pair.frame1, seed.pair.frame2]] = True
-    return dataclasses.replace(cameras, cam_from_world=poses, registered=registered)
-
-
-def camera_matrices(cameras: Cameras) -> Float[Tensor, "S 3 3"]:
-    """``K`` of every frame of one scene."""
-    k = [camera_models.calibration_matrix(model, cameras.params[0, c]) for c, model in enumerate(cameras.models)]
-    return torch.stack(k)[cameras.camera_index[0]]
-
-
-def consensus_points(
-    cameras: Cameras,
-    xy: Float[Tensor, "S N 2"],
-    seen: Bool[Tensor, "S N"],
-    max_error_px: Float[Tensor, " S"],
-    rounds: int = 4,
-) -> tuple[Float[Tensor, "N 3"], Bool[Tensor, "S N"]]:
-    """Points of one scene by triangulation that doubts the worst observations more and more.
-
-    Returns:
-        Points, and the observations within ``max_error_px`` of them (none for points seen by fewer than two).
-    """
-    seen = seen & cameras.registered[0, :, None]
-    focal = camera_matrices(cameras)[:, 0, 0]
-    rays = cameras.unproject(xy[None])[0].transpose(0, 1)
-    poses = cameras.cam_from_world.expand(rays.shape[0], -1, -1, -1)
-    weight = seen.mT.to(rays.dtype)
-    for step in range(rounds):
-        xyz = triangulate.triangulate(rays, poses, weight)
-        xyz_cam = pose.transform(poses, xyz.unsqueeze(1))
-        depth = xyz_cam[..., 2].clamp_min(1e-9)
-        error = (xyz_cam[..., :2] / depth.unsqueeze(-1) - rays).norm(dim=-1) * focal / max_error_px
-        error = torch.where(xyz_cam[..., 2] > 0, error, torch.full_like(error, 1e6))
-        softness = 4.0 ** (rounds - 2 - step)
-        weight = seen.mT / (1 + (error / softness).square()).square()
-    inliers = (error <= 1) & seen.mT
-    return xyz, (inliers & (inliers.sum(1, keepdim=True) > 1)).mT
-
-
-def _longest(graph: ViewGraph, count: int) -> np.ndarray:
-    """Indices of the tracks seen by most frames."""
-    length = graph.seen.sum(0)
-    order = np.argsort(-length, kind="stable")[:count]
-    return np.sort(order[length[order] > 1])
 
 
 def _strongest(pairs: list[Pair], frames: list[int], limit: int) -> list[Pair]:

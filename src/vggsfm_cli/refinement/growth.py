@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
-from vggsfm_cli.camera_estimation.preliminary import seed_cameras
+from vggsfm_cli.camera_estimation.star import seed_cameras
 from vggsfm_cli.camera_estimation.view_graph import PosedPair
 from vggsfm_cli.refinement.model import Model, Scene, adjusted, filtered, triangulate
 from vggsfm_cli.refinement.resection import Attempt, ResectionConfig, place_frames, visible_points

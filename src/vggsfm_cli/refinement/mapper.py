@@ -11,14 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vggsfm_cli.bundle_adjustment.interface import BundleAdjuster
-from vggsfm_cli.camera_estimation.focal import vote_focal
 from vggsfm_cli.camera_estimation.interface import CameraEstimator
 from vggsfm_cli.camera_estimation.preliminary import (
     PreliminaryCameraEstimator,
     PreliminaryCamerasConfig,
     cameras_without_poses,
 )
-from vggsfm_cli.camera_estimation.view_graph import ViewGraph, build_view_graph, physical_cameras, relative_poses
+from vggsfm_cli.camera_estimation.sweep import Start
+from vggsfm_cli.camera_estimation.view_graph import Pair, ViewGraph, build_view_graph, physical_cameras, relative_poses
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.refinement.finish import figures, normalized, to_reconstruction
 from vggsfm_cli.refinement.growth import GrowthConfig, grow, seed_model, settle
@@ -47,7 +47,7 @@ class MappingOptions:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     model_error_px: float = 0.1  # deviation, added to every track's own, of what no camera model explains
     max_candidates: int = 4  # models grown before the best is chosen
-    seeds_per_focal: int = 2
+    further_seeds: int = 3  # pairs of the best starts that are tried when all starts have failed
     good_enough: float = 0.85  # a candidate with all frames and this share of the expected inliers ends the search
     agreement: float = 0.02  # so do two candidates with all frames whose scores differ by less than this
     growth_cells: int = 8  # along each side of a frame, for the choice of tracks that models grow on
@@ -236,42 +236,39 @@ class _Mapper:
         return share * float(seen[:, seen.sum(0) > 1].sum())
 
     def _candidates(self, graph: ViewGraph, frames: list[int]) -> Iterator[_Candidate]:
-        """Models grown from the best pairs at each focal length, then the estimator's."""
-        hypotheses = vote_focal(self.images, graph, self.preliminary.config.focal)
+        """Models grown from the most promising starts, then the estimator's, then from the best start's other pairs."""
+        starts = self.preliminary.starts(self.images, graph, frames)
         tried = 0
-        for round_number in range(self.options.seeds_per_focal):
-            for number, params in enumerate(hypotheses):
-                if tried >= self.options.max_candidates:
-                    return
-                candidate = self._grown(graph, frames, params, round_number, f"focal {number}")
-                if candidate is not None:
-                    tried += 1
-                    yield candidate
-            if round_number == 0 and self.camera_estimator is not None:
-                candidate = self._estimated(self.camera_estimator(self.images, self.tracks), frames)
-                if candidate is not None:
-                    tried += 1
-                    yield candidate
+        for candidate in self._in_turn(graph, frames, starts):
+            if candidate is not None:
+                tried += 1
+                yield candidate
+            if tried >= self.options.max_candidates:
+                return
+
+    def _in_turn(self, graph: ViewGraph, frames: list[int], starts: list[Start]) -> Iterator[_Candidate | None]:
+        for start in starts:
+            yield self._grown(graph, frames, start.params, start.pair)
+        if self.camera_estimator is not None:
+            yield self._estimated(self.camera_estimator(self.images, self.tracks), frames)
+        for start in starts:
+            cameras = cameras_without_poses(self.images, start.params)
+            for pair in self.preliminary.seeds(graph, cameras, frames)[: self.options.further_seeds]:
+                if pair is not start.pair:
+                    yield self._grown(graph, frames, start.params, pair)
 
     def _grown(
-        self, graph: ViewGraph, frames: list[int], params: Float[Tensor, "C P"], rank: int, name: str
+        self, graph: ViewGraph, frames: list[int], params: Float[Tensor, "C P"], pair: Pair
     ) -> _Candidate | None:
-        """The model that grows from the seed of this rank."""
+        """The model that grows from a pair of frames."""
         cameras = cameras_without_poses(self.images, params)
-        physical = physical_cameras(self.images, cameras)
-        seeds = self.preliminary.seeds(graph, cameras, frames)
-        usable = 0
-        for pair in seeds[:10]:
-            posed = relative_poses(graph, cameras, physical, [pair])
-            model = seed_model(self.sparse, cameras, posed[0], self.options.growth) if posed else None
-            if model is None:
-                continue
-            usable += 1
-            if usable <= rank:
-                continue
-            model, failed = grow(self.sparse, model, frames, self.options.growth)
-            return self._candidate(model, f"{name}, frames {pair.frame1} and {pair.frame2}", failed)
-        return None
+        posed = relative_poses(graph, cameras, physical_cameras(self.images, cameras), [pair])
+        model = seed_model(self.sparse, cameras, posed[0], self.options.growth) if posed else None
+        if model is None:
+            return None
+        model, failed = grow(self.sparse, model, frames, self.options.growth)
+        focal = float(camera_models.focal(cameras.models[0], params[0]))
+        return self._candidate(model, f"frames {pair.frame1} and {pair.frame2}, focal length {focal:.0f} px", failed)
 
     def _estimated(self, cameras: Cameras, frames: list[int]) -> _Candidate | None:
         """The model of the estimator's cameras, grown by the frames it could not place."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vggsfm_cli.scene import ImageSet, TensorRecord
+from vggsfm_cli.threads import map_threads
 from vggsfm_cli.tracking.lucas_kanade import Pyramid
 
 STRIDE = 8
@@ -47,13 +48,15 @@ class DenseEncoder(nn.Module):
         del self.net.fine_matcher
 
     def forward(self, images: ImageSet) -> FeatureMaps:
-        """Encode every frame; one frame at a time, so that memory does not grow with the scene."""
+        """Encode every frame, a few at a time, so that memory does not grow with the scene."""
         scenes, frames = images.pixels.shape[:2]
-        encoded = [
-            self._encode(images.pixels[b, s, None], images.mask[b, s, None])
-            for b in range(scenes)
-            for s in range(frames)
-        ]
+
+        def encode(place: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+            b, s = place
+            return self._encode(images.pixels[b, s, None], images.mask[b, s, None])
+
+        places = [(b, s) for b in range(scenes) for s in range(frames)]
+        encoded = list(map_threads(encode, places, images.pixels.device))
         descriptors, score, usable = (
             torch.cat(part).unflatten(0, (scenes, frames)) for part in zip(*encoded, strict=True)
         )

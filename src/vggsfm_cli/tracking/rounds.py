@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vggsfm_cli.scene import ImageSet, Progress, ProgressCallback, Queries, Tracks, silent
+from vggsfm_cli.threads import map_threads
 from vggsfm_cli.tracking.features import FeatureMaps
 from vggsfm_cli.tracking.interface import PointTracker
 from vggsfm_cli.tracking.queries import QueryConfig, choose_queries, first_frame
@@ -23,6 +24,7 @@ class RoundsConfig:
 
     queries: QueryConfig = field(default_factory=QueryConfig)
     max_query_frames: int = 50  # at most so many frames start tracks
+    frames_at_once: int = 2  # after the first: their tracks do not know of each other until they are merged
     min_visibility: float = 0.5
     merge_px: float = 1.0  # network pixels within which two tracks are the same point
 
@@ -47,7 +49,7 @@ class _Pool:
             query_frame=torch.cat([self.query_frame, other.query_frame]),
         )
 
-    def select(self, chosen: Tensor) -> "_Pool":
+    def select(self, chosen: Int[Tensor, " K"]) -> "_Pool":
         return _Pool(
             xy=self.xy[:, chosen],
             visibility=self.visibility[:, chosen],
@@ -97,17 +99,24 @@ def track_in_rounds(
     progress(Progress(stage="features", done=frames, total=frames))
     rounds = min(frames, config.max_query_frames)
     remaining = set(images.frame_valid[0].nonzero().flatten().tolist())
-    pool: _Pool | None = None
-    frame = first_frame(features)
-    for done in range(rounds):
-        progress(Progress(stage="tracks", done=done, total=rounds, detail=images.names[0][frame]))
-        pool = _round(tracker, images, features, frame, pool, config)
-        remaining.discard(frame)
-        if remaining:
-            seen = pool.seen(config.min_visibility).sum(1)
-            frame = min(remaining, key=lambda s: (int(seen[s]), s))
+    pool = _empty(images)
+    chosen = [first_frame(features)]
+    done = 0
+    while done < rounds:
+        progress(Progress(stage="tracks", done=done, total=rounds, detail=images.names[0][chosen[0]]))
+        before = pool
+
+        def follow(frame: int, pool: _Pool = before) -> _Round:
+            return _round(tracker, images, features, frame, pool, config)
+
+        for found in map_threads(follow, chosen, images.pixels.device):
+            pool = _add(pool, found, images, config)
+        done += len(chosen)
+        remaining -= set(chosen)
+        counts = pool.seen(config.min_visibility).sum(1).tolist()
+        waiting = sorted(remaining, key=lambda s: (counts[s], s))
+        chosen = waiting[: min(config.frames_at_once, rounds - done)]
     progress(Progress(stage="tracks", done=rounds, total=rounds))
-    assert pool is not None
     kept = pool.select((pool.seen(config.min_visibility).sum(0) > 1).nonzero().flatten())
     return Tracks(
         xy=kept.xy[None],
@@ -118,32 +127,34 @@ def track_in_rounds(
     )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Round:
+    """What came of one query frame: its tracks, those first that carry on tracks ``carried`` of the pool."""
+
+    tracks: _Pool
+    carried: Int[Tensor, " K"]
+
+
+@torch.no_grad()
 def _round(
     tracker: PointTracker,
     images: ImageSet,
     features: FeatureMaps,
     frame: int,
-    pool: _Pool | None,
+    pool: _Pool,
     config: RoundsConfig,
-) -> _Pool:
-    """Track from one frame and add what is found to the pool."""
-    threshold = config.min_visibility
-    if pool is None:
-        here = torch.zeros(0, dtype=torch.long)
-        covered = images.pixels.new_zeros(0, 2)
-        views = here
-        complete = here.bool()
-    else:
-        seen = pool.seen(threshold)
-        here = seen[frame].nonzero().flatten()
-        matrix = images.stored_from_network[0, frame]
-        covered = (pool.xy[frame, here] - matrix[:, 2]) @ torch.linalg.inv(matrix[:, :2]).mT
-        views = seen[:, here].sum(0)
-        complete = (seen[:, here] | ~images.frame_valid[0, :, None]).all(0)
+) -> _Round:
+    """Track from one frame."""
+    seen = pool.seen(config.min_visibility)
+    here = seen[frame].nonzero().flatten()
+    matrix = images.stored_from_network[0, frame]
+    covered = (pool.xy[frame, here] - matrix[:, 2]) @ torch.linalg.inv(matrix[:, :2]).mT
+    views = seen[:, here].sum(0)
+    complete = (seen[:, here] | ~images.frame_valid[0, :, None]).all(0)
     new, carried = choose_queries(features, frame, covered, views, complete, config.queries)
     xy = torch.cat([covered[carried], new])
     if len(xy) == 0:
-        return pool if pool is not None else _empty(images)
+        return _Round(tracks=_empty(images), carried=carried)
     queries = Queries(
         frame=torch.full((1, len(xy)), frame, device=xy.device),
         xy=xy[None],
@@ -156,11 +167,15 @@ def _round(
         covariance=tracks.covariance[0],
         query_frame=queries.frame[0],
     )
-    if pool is None:
-        return found
-    extended = pool.fill(here[carried], found.select(torch.arange(len(carried))), threshold)
-    fresh = found.select(torch.arange(len(carried), len(xy)))
-    return _merge(extended, fresh, images, config)
+    return _Round(tracks=found, carried=here[carried])
+
+
+def _add(pool: _Pool, found: _Round, images: ImageSet, config: RoundsConfig) -> _Pool:
+    """The pool with what a round found."""
+    index = torch.arange(found.tracks.xy.shape[1], device=pool.xy.device)
+    carried, fresh = index[: len(found.carried)], index[len(found.carried) :]
+    pool = pool.fill(found.carried, found.tracks.select(carried), config.min_visibility)
+    return _merge(pool, found.tracks.select(fresh), images, config)
 
 
 def _merge(pool: _Pool, fresh: _Pool, images: ImageSet, config: RoundsConfig) -> _Pool:

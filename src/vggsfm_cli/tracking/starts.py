@@ -16,6 +16,9 @@ from torch.nn import functional
 from vggsfm_cli.geometry.sampling import sample
 from vggsfm_cli.tracking.features import STRIDE
 
+SEARCH_AT_ONCE = 512
+"""Descriptors compared with a frame together: their scores fit the processor's cache, and are not allocated anew."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StartConfig:
@@ -63,18 +66,29 @@ def peaks(
         cell: index of the best cell.
     """
     height, width = target.shape[-2:]
-    scores = descriptors @ target.flatten(1)
-    similarity, cell = scores.max(-1)
-    row, column = cell // width, cell % width
-    offsets = torch.arange(-1, 2, device=cell.device)
-    rows = (row[:, None, None] + offsets[:, None]).expand(-1, 3, 3)
-    columns = (column[:, None, None] + offsets).expand(-1, 3, 3)
-    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    index = (rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)).flatten(1)
-    window = scores.gather(1, index).masked_fill(~inside.flatten(1), -torch.inf)
+    offsets = torch.arange(-1, 2, device=target.device)
+    flat = target.flatten(1)
+    found = []
+    for piece in descriptors.split(SEARCH_AT_ONCE):
+        scores = piece @ flat
+        similarity, cell = _largest(scores.unflatten(1, (height, width)))
+        rows = (cell[:, None, None] // width + offsets[:, None]).expand(-1, 3, 3).flatten(1)
+        columns = (cell[:, None, None] % width + offsets).expand(-1, 3, 3).flatten(1)
+        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        index = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
+        window = scores.gather(1, index).masked_fill(~inside, -torch.inf)
+        found.append((similarity, cell, window, torch.stack([columns, rows], -1)))
+    similarity, cell, window, place = (torch.cat(part) for part in zip(*found, strict=True))
     weight = (window / config.temperature).softmax(-1)
-    where = torch.stack([columns.flatten(1), rows.flatten(1)], -1).to(target.dtype) + 0.5
-    return (weight[..., None] * where).sum(1) * STRIDE, similarity, cell
+    return (weight[..., None] * (place.to(target.dtype) + 0.5)).sum(1) * STRIDE, similarity, cell
+
+
+def _largest(scores: Float[Tensor, "Q h w"]) -> tuple[Float[Tensor, " Q"], Int[Tensor, " Q"]]:
+    """Largest score and its cell; row by row first, since a maximum without its index is much faster."""
+    similarity, row = scores.amax(-1).max(-1)
+    width = scores.shape[-1]
+    column = scores.gather(1, row[:, None, None].expand(-1, 1, width))[:, 0].argmax(-1)
+    return similarity, row * width + column
 
 
 def find_starts(

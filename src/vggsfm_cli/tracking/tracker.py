@@ -50,7 +50,9 @@ class CoarseToFineTracker(PointTracker):
         """Dense features of all frames, and the brightness pyramids of their files."""
         features: FeatureMaps = self.encoder(images)
         scenes, frames = images.pixels.shape[:2]
-        photographs = tuple(tuple(self._pyramid(images, b, s) for s in range(frames)) for b in range(scenes))
+        places = [(b, s) for b in range(scenes) for s in range(frames)]
+        pyramids = list(map_threads(lambda place: self._pyramid(images, *place), places, images.pixels.device))
+        photographs = tuple(tuple(pyramids[b * frames : (b + 1) * frames]) for b in range(scenes))
         return dataclasses.replace(features, photographs=photographs)
 
     def _pyramid(self, images: ImageSet, b: int, s: int) -> Pyramid:
@@ -128,11 +130,9 @@ class CoarseToFineTracker(PointTracker):
             for i, level in enumerate(photograph.levels)
         ]
         neighbours = nearest(xy, self.config.start.neighbours)
-        differentiate = torch.is_grad_enabled()
 
         def follow(target: int) -> Evidence:
-            with torch.set_grad_enabled(differentiate):  # the switch is each thread's own
-                return self._align(images, features, b, source, target, xy, templates, neighbours)
+            return self._align(images, features, b, source, target, xy, templates, neighbours)
 
         found = list(map_threads(follow, range(images.pixels.shape[1]), images.pixels.device))
         parts = {

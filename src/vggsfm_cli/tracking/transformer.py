@@ -133,7 +133,7 @@ class TrackTransformer(Judge):
         side = self.config.patch_side
         if torch.is_grad_enabled():
             return torch.cat([self.patches(piece, side) for piece in pieces])
-        return torch.cat(list(map_threads(lambda piece: self.patches(piece, side).detach(), pieces, patches.device)))
+        return torch.cat(list(map_threads(lambda piece: self.patches(piece, side), pieces, patches.device)))
 
 
 def _covariance(evidence: Evidence, variance: Float[Tensor, "S Q 2"]) -> Float[Tensor, "S Q 2 2"]:
