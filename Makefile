@@ -2,6 +2,7 @@
 # make test   install what the tests need, and run them
 # make check  lint, format, types, direction of imports
 # make bench  reconstruct the scenes in $VGGSFM_BENCH and compare them with their truth
+# make bench-v2  time and memory of the v2 tracker against a naive one; random weights, needs nothing
 # make eval-tracks  measure tracks on rendered scenes and, if $VGGSFM_BENCH is set, on its surveyed scenes
 
 # The pin keeps pip from fetching a newer torch with gigabytes of CUDA libraries; TORCH= takes any.
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PINS := $(if $(TORCH),torch==$(TORCH))
 
-.PHONY: setup demo test check bench eval-tracks clean
+.PHONY: setup demo test check bench bench-v2 eval-tracks clean
 
 setup: $(VENV)/.test $(VENV)/.dev
 
@@ -33,6 +34,9 @@ check: $(VENV)/.test $(VENV)/.dev
 
 bench: $(VENV)/.package
 	$(BIN)/python benchmarks/run.py
+
+bench-v2: $(VENV)/.package
+	PYTHONPATH=tests $(BIN)/python benchmarks/v2.py
 
 eval-tracks: $(VENV)/.test
 	$(BIN)/vggsfm evaluate tracks --out benchmarks

@@ -190,29 +190,26 @@ def test_update_transformers(at_once, outputs):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("at_once", [4096, 9], ids=["whole", "pieces"])
-def test_coarse_tracker(at_once, device, maps, outputs):
-    tracker = recipe_tracker().to(device)
-    queries = golden("coarse_tracker")["query_points"].to(device) / 8
-    with torch.backends.cudnn.flags(allow_tf32=False):
-        outputs.listen_to_input("tokens", tracker.coarse.transformer.input_transform)
-        outputs.listen("delta", tracker.coarse.transformer)
-        found = tracker.coarse(maps[None].to(device), queries, pairs_at_once=at_once)
-        short = tracker.coarse(maps[None].to(device), queries, iterations=2, pairs_at_once=at_once)
-        seen = [tracker.coarse.visibilities(one.features).cpu() for one in (found, short)]
-    recipe_tracker().cpu()
+def test_coarse_tracker(device, maps, outputs):
+    tracker = recipe_tracker().coarse.to(device)
+    queries, maps = golden("coarse_tracker")["query_points"].to(device) / 8, maps[None].to(device)
+    outputs.listen_to_input("tokens", tracker.transformer.input_transform)
+    outputs.listen("delta", tracker.transformer)
+    found = tracker(maps, queries)
+    in_pieces = tracker(maps, queries, iterations=2, pairs_at_once=9)
+    seen = [tracker.visibilities(one.features).cpu() for one in (found, in_pieces)]
+    tracker.cpu()
     check(torch.stack(found.steps).cpu() * 8, "coarse_tracker", "preds_6", 1e-3)
-    check(torch.stack(short.steps).cpu() * 8, "coarse_tracker", "preds_2", 1e-3)
+    check(torch.stack(in_pieces.steps).cpu() * 8, "coarse_tracker", "preds_2", 1e-3)
     check(seen[0], "coarse_tracker", "vis_6", 5e-6)
     check(seen[1], "coarse_tracker", "vis_2", 5e-6)
     check(found.query_features.cpu(), "coarse_tracker", "query_feat", 1e-4)
     check(found.features.cpu(), "coarse_tracker", "track_feats_6", 1e-3)
-    if at_once > 9:
-        tokens = [part.transpose(1, 2).cpu() for part in outputs.of["tokens"]]
-        # far from the first iteration, sines of a thousand times the motion carry its rounding
-        for i, atol in ((0, 1e-4), (1, 2e-3), (5, 2e-2)):
-            check(tokens[i], "coarse_tracker", f"iter{i}_tokens", atol)
-        check(outputs.of["delta"][0].transpose(1, 2).cpu(), "coarse_tracker", "iter0_delta", 1e-4)
+    tokens = [part.transpose(1, 2).cpu() for part in outputs.of["tokens"]]
+    # from the second iteration on, sines of a thousand times the motion carry its rounding
+    for i, atol in ((0, 1e-4), (1, 2e-3), (5, 2e-2)):
+        check(tokens[i], "coarse_tracker", f"iter{i}_tokens", atol)
+    check(outputs.of["delta"][0].transpose(1, 2).cpu(), "coarse_tracker", "iter0_delta", 1e-4)
 
 
 def inside(coarse: Tensor, size: int = 256) -> Tensor:
@@ -300,13 +297,3 @@ def test_coarse_tracks_alone(maps):
     short = recipe_tracker().coarse(maps[None], known["query_points"] / 8, iterations=2)
     check(short.xy * 8, "tracker_predictor", "nofine_tracks_2it", 1e-3)
     check(recipe_tracker().coarse.visibilities(short.features), "tracker_predictor", "nofine_vis_2it", 5e-6)
-
-
-def test_the_fast_tracker_is_the_naive_one(maps):
-    tracker = recipe_tracker()
-    queries = golden("tracker_predictor")["query_points"][0]
-    expected = v2_naive.track(tracker, pictures(), maps, queries)
-    found = tracker.track(pictures(), maps, queries)
-    torch.testing.assert_close(found.coarse, expected["coarse"], atol=1e-3, rtol=0)
-    torch.testing.assert_close(found.visibility, expected["visibility"], atol=5e-6, rtol=0)
-    torch.testing.assert_close(found.refined.xy, expected["refined"], atol=1e-3, rtol=0)

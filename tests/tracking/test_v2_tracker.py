@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import v2_naive
 from goldens import golden
 from v2_golden import pictures, recipe_tracker
 from vggsfm_cli.scene import CameraPriors, ImageSet, Queries, Tracks
@@ -133,6 +134,18 @@ def test_order_of_queries_and_frames_does_not_matter(images, queries, tracks):
     moved = small_tracker()(turned, dataclasses.replace(queries, frame=2 - queries.frame))
     for name in ("xy", "visibility", "covariance"):
         torch.testing.assert_close(getattr(moved, name), getattr(tracks, name).flip(1), atol=1e-3, rtol=0)
+
+
+@torch.no_grad()
+def test_the_fast_tracker_is_the_naive_one(images, queries):
+    tracker = small_tracker(pairs_at_once=20)
+    pixels = images.pixels[0]
+    maps = tracker.encode(images).maps[0]
+    expected = v2_naive.track(tracker, pixels, maps, queries.xy[0])
+    found = tracker.track(pixels, maps, queries.xy[0])
+    torch.testing.assert_close(found.coarse, expected["coarse"], atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.visibility, expected["visibility"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.refined.xy, expected["refined"], atol=1e-3, rtol=0)
 
 
 @torch.no_grad()

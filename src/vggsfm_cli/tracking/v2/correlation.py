@@ -11,6 +11,9 @@ from torch.nn import functional
 DENSE_CELLS = 4096
 """Maps up to this size are multiplied whole: reading scattered cells costs more than twenty products in a row."""
 
+CELLS_READ_AT_ONCE = 65536
+"""Cells copied out of a map together."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Level:
@@ -104,7 +107,12 @@ def _cells_around(
 def _at(level: Level, features: Float[Tensor, "M n C"], index: Int[Tensor, "M n k"]) -> Float[Tensor, "M n k"]:
     """Products with the cells of ``index`` alone."""
     maps, cells, channels = level.cells.shape
+    all_cells = level.cells.flatten(0, 1)
     index = index + cells * torch.arange(maps, device=index.device)[:, None, None]
-    read = level.cells.reshape(-1, channels).index_select(0, index.flatten())
-    read = read.view(*index.shape, channels)
-    return (read @ features[..., None]).squeeze(-1)
+    size = max(1, CELLS_READ_AT_ONCE // index.shape[-1])
+    parts = zip(index.flatten(0, 1).split(size), features.flatten(0, 1).split(size), strict=True)
+    products = [
+        (all_cells.index_select(0, cell.flatten()).view(*cell.shape, channels) @ feature[..., None]).squeeze(-1)
+        for cell, feature in parts
+    ]
+    return torch.cat(products).view(index.shape)

@@ -80,7 +80,7 @@ class IterativeTracker(nn.Module):
         queries: Float[Tensor, "B N 2"],
         home: int = 0,
         iterations: int | None = None,
-        pairs_at_once: int = 4096,
+        pairs_at_once: int = 2048,
     ) -> Followed:
         """Follow ``queries`` of frame ``home`` through all frames; every track starts where its query is.
 

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from vggsfm_cli.tracking.v2.encoders import FineEncoder
 from vggsfm_cli.tracking.v2.iterative import Followed, IterativeTracker
 
+PAIRS_PER_PATCH = 4
+"""Observations of the coarse tracker that take the memory of one patch and its features."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PatchConfig:
@@ -59,7 +62,7 @@ def refine(
     below the pixel in the other frames is not used. Patches that reach over the border are filled with the edge; the
     published code moves them inside without telling the result.
     """
-    size = max(1, pairs_at_once // len(pixels))
+    size = max(1, pairs_at_once // (PAIRS_PER_PATCH * len(pixels)))
     parts = [_refine(encoder, tracker, pixels, part, home, config) for part in xy.split(size, 1)]
     if not parts:
         return Refined(xy=xy, spread=xy.new_zeros(*xy.shape, 2))

@@ -39,7 +39,7 @@ class V2TrackerConfig:
     border_px: int = 4  # this close to what is not usable nothing is seen, network pixels
     home_deviation_px: float = 0.1  # of a query in its own frame, network pixels; no spread is below
     coarse_deviation_px: float = 2.0  # of a track that is not refined, network pixels
-    pairs_at_once: int = 1024  # observations computed together; bounds the memory, changes nothing else
+    pairs_at_once: int = 2048  # observations computed together; bounds the memory, changes nothing else
 
     def build(self) -> "V2Tracker":
         """The tracker, with weights still to be loaded."""

@@ -44,7 +44,7 @@ class UpdateTransformer(nn.Module):
             self.space_point2virtual_blocks = nn.ModuleList(CrossBlock(width, heads) for _ in range(config.blocks))
         self.flow_head = nn.Linear(width, channels_out)
 
-    def forward(self, tokens: Float[Tensor, "B S N W"], pairs_at_once: int = 4096) -> Float[Tensor, "B S N O"]:
+    def forward(self, tokens: Float[Tensor, "B S N W"], pairs_at_once: int = 2048) -> Float[Tensor, "B S N O"]:
         """Update all tracks of all frames.
 
         Args:
