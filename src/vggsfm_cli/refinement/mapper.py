@@ -20,6 +20,7 @@ from vggsfm_cli.camera_estimation.preliminary import (
 from vggsfm_cli.camera_estimation.sweep import Start
 from vggsfm_cli.camera_estimation.view_graph import Pair, ViewGraph, build_view_graph, physical_cameras, relative_poses
 from vggsfm_cli.errors import ReconstructionFailed
+from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.refinement.finish import figures, normalized, to_reconstruction
 from vggsfm_cli.refinement.growth import GrowthConfig, grow, seed_model, settle
 from vggsfm_cli.refinement.model import Model, Scene, parallax_px, score, sensible, triangulate
