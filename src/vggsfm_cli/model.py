@@ -9,8 +9,10 @@ from vggsfm_cli.bundle_adjustment.interface import Solution
 from vggsfm_cli.bundle_adjustment.problem import build_problem
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
+from vggsfm_cli.camera_estimation.v2 import V2CameraPredictorConfig
 from vggsfm_cli.scene import Cameras, ImageSet, Points, Queries, Tracks
 from vggsfm_cli.tracking.tracker import CoarseToFineTrackerConfig
+from vggsfm_cli.tracking.v2.tracker import V2TrackerConfig
 from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
 
 
@@ -19,8 +21,10 @@ class VGGSfMConfig:
     """One configuration a stage; a checkpoint's ``config.json`` holds these."""
 
     name: str = "small"
-    tracker: CoarseToFineTrackerConfig = field(default_factory=CoarseToFineTrackerConfig)
-    camera_estimator: PreliminaryCamerasConfig = field(default_factory=PreliminaryCamerasConfig)
+    tracker: CoarseToFineTrackerConfig | V2TrackerConfig = field(default_factory=CoarseToFineTrackerConfig)
+    camera_estimator: PreliminaryCamerasConfig | V2CameraPredictorConfig = field(
+        default_factory=PreliminaryCamerasConfig
+    )
     triangulator: RansacTriangulatorConfig = field(default_factory=RansacTriangulatorConfig)
     adjuster: SchurConfig = field(default_factory=SchurConfig)
 

@@ -2,34 +2,77 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
-from vggsfm_cli.errors import ReconstructionFailed
+from vggsfm_cli.camera_estimation.interface import GivenCameras
+from vggsfm_cli.camera_estimation.v2 import V2CameraPredictor
+from vggsfm_cli.checkpoints.keypoints import load_detector
+from vggsfm_cli.errors import ReconstructionFailed, UsageError
+from vggsfm_cli.io.squares import square_images
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.refinement.calibration import Choice
 from vggsfm_cli.refinement.densify import DensifyConfig, add_points
 from vggsfm_cli.refinement.finish import colorize
 from vggsfm_cli.refinement.mapper import MappingOptions, reconstruct_from_tracks
+from vggsfm_cli.refinement.v2 import V2MappingOptions, reconstruct_as_v2
 from vggsfm_cli.report import StageClock
-from vggsfm_cli.scene import ImageSet, ProgressCallback, Reconstruction, Tracks, silent
+from vggsfm_cli.scene import Cameras, ImageSet, Progress, ProgressCallback, Reconstruction, Tracks, silent
 from vggsfm_cli.threads import one_thread_each
+from vggsfm_cli.tracking.keypoints import Keypoints
+from vggsfm_cli.tracking.queries import QueryConfig
 from vggsfm_cli.tracking.rounds import RoundsConfig, track_in_rounds
+from vggsfm_cli.tracking.v2.ranking import middle_first
+from vggsfm_cli.tracking.v2.rounds import V2RoundsConfig, frame_order, track_from_frames
+from vggsfm_cli.tracking.v2.tracker import V2TrackerConfig
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Names of the precisions the networks may run in; geometry is always float32 or more."""
 
 
+Preset = Literal["auto", "small", "fast", "v2"]
+"""How tracks are chosen and become cameras and points: as this package does it for ``small``; the same with fewer
+tracks; as VGGSfM v2 was published; ``auto`` is what belongs to the model."""
+
+FAST = QueryConfig(points_per_frame=512, max_carried=128, enough_tracks=600)
+"""Queries of the preset ``fast``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReconstructOptions:
-    """Inference policy, one part a step; each is owned by the file that uses it."""
+    """Inference policy, one part a step; each is owned by the file that uses it.
+
+    Where there are two of a kind, the tracker decides about the rounds, and ``preset`` about the mapping.
+    """
 
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
+    rounds_v2: V2RoundsConfig = field(default_factory=V2RoundsConfig)
+    preset: Preset = "auto"
     mapping: MappingOptions = field(default_factory=MappingOptions)
     densify: DensifyConfig = field(default_factory=DensifyConfig)  # of the largest model
+    mapping_v2: V2MappingOptions = field(default_factory=V2MappingOptions)
+    keypoints: Keypoints = "auto"  # where the tracks of v2 start; other trackers have key points of their own
+    query_points: int | None = None  # tracks that a frame starts; the number in the rounds if None
+    network_side: int | None = None  # of the squares that v2 sees, pixels; that of its rounds if None
     precision: str = "float32"  # of the networks, a name in PRECISIONS
     seed: int = 0  # of everything random
     refine_principal_point: str = "auto"  # at the end: auto where the views determine it, yes, or no
+
+    def tracking_rounds(self) -> RoundsConfig:
+        """The rounds with the number of tracks in its place."""
+        queries = FAST if self.preset == "fast" else self.rounds.queries
+        if self.query_points is not None:
+            queries = dataclasses.replace(queries, points_per_frame=self.query_points)
+        return dataclasses.replace(self.rounds, queries=queries)
+
+    def tracking_rounds_v2(self) -> V2RoundsConfig:
+        """The rounds of v2 with the number of tracks and the size of the squares in their places."""
+        return dataclasses.replace(
+            self.rounds_v2,
+            points_per_frame=self.query_points or self.rounds_v2.points_per_frame,
+            side_px=self.network_side or self.rounds_v2.side_px,
+        )
 
     def mapping_options(self) -> MappingOptions:
         """The mapping's options with that choice in its place."""
@@ -37,6 +80,23 @@ class ReconstructOptions:
         principal_point = dataclasses.replace(schedule.principal_point, refine=Choice(self.refine_principal_point))
         schedule = dataclasses.replace(schedule, principal_point=principal_point)
         return dataclasses.replace(self.mapping, schedule=schedule)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sighted:
+    """What the networks make of a scene.
+
+    Attributes:
+        images: as they saw them.
+        tracks: in stored pixels.
+        cameras: predicted from the images; None where the model finds them from the tracks.
+        keypoints: what found the points where tracks start.
+    """
+
+    images: ImageSet
+    tracks: Tracks
+    cameras: Cameras | None
+    keypoints: str
 
 
 @torch.no_grad()
@@ -59,27 +119,84 @@ def reconstruct(
     clock = StageClock()
     with one_thread_each():
         with clock.stage("tracks"):
-            precision = PRECISIONS[options.precision]
-            tracks = track_in_rounds(model.tracker, images, options.rounds, precision=precision, progress=progress)
-            require_tracks(tracks, images)
+            sighted = sight(images, model, options, progress)
+            require_tracks(sighted.tracks, images)
         with clock.stage("mapping"):
-            found = reconstruct_from_tracks(
-                images.to("cpu"),
-                tracks.to("cpu"),
-                camera_estimator=model.camera_estimator,
-                triangulator=model.triangulator,
-                adjuster=model.adjuster,
-                options=options.mapping_options(),
-                seed=options.seed,
-                progress=progress,
-            )
+            found = _map(sighted, model, options, progress)
         if options.densify.points > 0:
             with clock.stage("extra points"):
-                found[0] = add_points(found[0], images, model.tracker, options.densify, precision, progress)
+                precision = PRECISIONS[options.precision]
+                found[0] = add_points(found[0], sighted.images, model.tracker, options.densify, precision, progress)
         with clock.stage("colors"):
-            found = [colorize(reconstruction, images) for reconstruction in found]
-    found[0] = dataclasses.replace(found[0], report={**found[0].report, "stages": clock.as_dict()})
+            found = [colorize(reconstruction, sighted.images) for reconstruction in found]
+    extra = {"preset": preset_of(model, options), "keypoints": sighted.keypoints, "stages": clock.as_dict()}
+    found[0] = dataclasses.replace(found[0], report={**found[0].report, **extra})
     return found
+
+
+def preset_of(model: VGGSfM, options: ReconstructOptions) -> Preset:
+    """How the tracks of this model become cameras and points."""
+    if options.preset != "auto":
+        return options.preset
+    return "v2" if isinstance(model.config.tracker, V2TrackerConfig) else "small"
+
+
+def sight(images: ImageSet, model: VGGSfM, options: ReconstructOptions, progress: ProgressCallback = silent) -> Sighted:
+    """Tracks through one scene (B = 1), and cameras where the model predicts them from the images."""
+    precision = PRECISIONS[options.precision]
+    if not isinstance(model.config.tracker, V2TrackerConfig):
+        if options.keypoints != "auto":
+            raise UsageError(
+                f"The tracker of {model.config.name!r} finds key points itself; {options.keypoints!r} are for v2.",
+                "Leave out --queries, or use --model v2.",
+            )
+        rounds = options.tracking_rounds()
+        tracks = track_in_rounds(model.tracker, images, rounds, precision=precision, progress=progress)
+        return Sighted(images=images, tracks=tracks, cameras=None, keypoints="the tracker's own")
+    config, predictor, cameras = options.tracking_rounds_v2(), model.camera_estimator, None
+    detector = load_detector(options.keypoints, images.pixels.device)
+    images = square_images(images, config.side_px)
+    frames = images.frame_valid[0].nonzero().flatten().tolist()
+    order = [frames[i] for i in middle_first(len(frames))]
+    if isinstance(predictor, V2CameraPredictor):
+        progress(Progress(stage="cameras", done=0, total=1))
+        seen = predictor.look(images)
+        order = frame_order(seen[0], frames, config)
+        cameras = predictor.predict(images, seen, order[: config.query_frames])
+        progress(Progress(stage="cameras", done=1, total=1))
+    tracks = track_from_frames(model.tracker, images, order, detector, config, precision, progress)
+    return Sighted(images=images, tracks=tracks, cameras=cameras, keypoints=detector.name)
+
+
+def _map(
+    sighted: Sighted, model: VGGSfM, options: ReconstructOptions, progress: ProgressCallback
+) -> list[Reconstruction]:
+    images, tracks = sighted.images.to("cpu"), sighted.tracks.to("cpu")
+    estimator = model.camera_estimator if sighted.cameras is None else GivenCameras(sighted.cameras)
+    if preset_of(model, options) != "v2":
+        return reconstruct_from_tracks(
+            images,
+            tracks,
+            camera_estimator=estimator,
+            triangulator=model.triangulator,
+            adjuster=model.adjuster,
+            options=options.mapping_options(),
+            seed=options.seed,
+            progress=progress,
+        )
+    if Choice(options.refine_principal_point) is Choice.YES:
+        raise UsageError(
+            "The preset v2 keeps principal points where they are.", "Use --preset small, or leave the choice to auto."
+        )
+    return reconstruct_as_v2(
+        images,
+        tracks,
+        estimator(images, tracks),
+        adjuster=model.adjuster,
+        options=options.mapping_v2,
+        seed=options.seed,
+        progress=progress,
+    )
 
 
 def require_tracks(tracks: Tracks, images: ImageSet) -> None:

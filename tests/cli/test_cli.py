@@ -24,8 +24,9 @@ from vggsfm_cli.cli.app import app
 from vggsfm_cli.colmap.files import write_colmap
 from vggsfm_cli.geometry import camera
 from vggsfm_cli.io.images import CAMERA_MODES
-from vggsfm_cli.pipeline import PRECISIONS
+from vggsfm_cli.pipeline import PRECISIONS, Preset
 from vggsfm_cli.scene import ImageSet, Progress, ProgressCallback, Reconstruction
+from vggsfm_cli.tracking.keypoints import Keypoints
 
 run = CliRunner().invoke
 
@@ -109,6 +110,8 @@ def test_choices_are_those_of_the_library() -> None:
     assert typing.get_args(choices.CameraModel) == tuple(camera.PARAM_NAMES)
     assert typing.get_args(choices.CameraMode) == CAMERA_MODES
     assert typing.get_args(choices.Precision) == tuple(PRECISIONS)
+    assert typing.get_args(choices.Preset) == typing.get_args(Preset)
+    assert typing.get_args(choices.Keypoints) == typing.get_args(Keypoints)
 
 
 def test_reconstruct_writes_everything_and_sums_up(

@@ -11,6 +11,7 @@ from torch import Tensor
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import pose, sampling
 from vggsfm_cli.scene import Queries
+from vggsfm_cli.synthetic import render as renderer
 from vggsfm_cli.synthetic.layouts import Layout
 from vggsfm_cli.synthetic.photometry import PhotometryConfig
 from vggsfm_cli.synthetic.render import RenderedScenes, render, true_tracks
@@ -102,6 +103,15 @@ def test_scenes_of_a_batch_do_not_mix(textures: Textures) -> None:
         assert difference.mean() < 1e-5
         assert (difference > 1e-3).float().mean() < 1e-3  # a sum in another order may move the edge of a shadow
         torch.testing.assert_close(alone.depth, together.depth[b : b + 1])
+
+
+def test_a_scene_may_be_painted_frame_by_frame(textures: Textures, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout.TURNTABLE  # its lamp may turn with the frames
+    whole = shot(textures, layout, seed=2, shadows=False)
+    monkeypatch.setattr(renderer, "RAYS_IN_MEMORY", 1)
+    pieces = shot(textures, layout, seed=2, shadows=False)
+    torch.testing.assert_close(pieces.depth, whole.depth)
+    torch.testing.assert_close(pieces.images.pixels, whole.images.pixels)
 
 
 @pytest.mark.parametrize("layout", [Layout.FACADE, Layout.TABLETOP, Layout.TERRAIN, Layout.CLUTTER])

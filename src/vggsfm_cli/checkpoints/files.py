@@ -106,7 +106,7 @@ def classical_model() -> VGGSfM:
         WeightsUnavailable: the package with XFeat's weights is missing.
     """
     model = VGGSfMConfig(name=CLASSICAL).build()
-    model.tracker.encoder.net.load_state_dict(xfeat_state(), strict=True)
+    model.get_submodule("tracker.encoder.net").load_state_dict(xfeat_state(), strict=True)
     return model
 
 

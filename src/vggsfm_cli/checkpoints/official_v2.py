@@ -1,5 +1,13 @@
 """Names in the published weights of VGGSfM v2, and what they are called here."""
 
+import torch
+
+from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
+from vggsfm_cli.camera_estimation.v2 import V2CameraPredictorConfig
+from vggsfm_cli.model import VGGSfMConfig
+from vggsfm_cli.tracking.v2.tracker import V2TrackerConfig
+from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
+
 ATTENTION = {
     ".in_proj_weight": ".in_proj.weight",
     ".in_proj_bias": ".in_proj.bias",
@@ -24,6 +32,53 @@ TRACKER = {
     ".vis_predictor.0.": ".visibility.",
 }
 """The tracker's modules."""
+
+
+CAMERAS = {
+    "camera_predictor.": "camera_estimator.",
+    ".ffeat_updater.0.": ".feature_update.",
+}
+"""The camera predictor's modules."""
+
+V2 = VGGSfMConfig(
+    name="v2",
+    tracker=V2TrackerConfig(),
+    camera_estimator=V2CameraPredictorConfig(),
+    triangulator=RansacTriangulatorConfig(),
+    adjuster=SchurConfig(),
+)
+"""The model that the published weights fit. They hold no triangulator and no adjuster."""
+
+
+def our_key(name: str) -> str:
+    """Our name, within the model, of a published weight."""
+    return camera_key(name) if name.startswith("camera_predictor.") else tracker_key(name)
+
+
+def published_keys(config: VGGSfMConfig = V2) -> dict[str, str]:
+    """Our name of every weight of a model of this kind, by its published name."""
+    with torch.device("meta"):
+        ours = config.build().state_dict()
+    return {_published(name): name for name in ours}
+
+
+def published_shapes(config: VGGSfMConfig = V2) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight of a model of this kind, by its published name."""
+    with torch.device("meta"):
+        ours = config.build().state_dict()
+    return {_published(name): tuple(value.shape) for name, value in ours.items()}
+
+
+def _published(name: str) -> str:
+    table = CAMERAS if name.startswith("camera_estimator.") else TRACKER
+    attention = BACKBONE if ".backbone." in name else ATTENTION
+    return _renamed(name, {ours: theirs for theirs, ours in {**table, **attention}.items()})
+
+
+def camera_key(name: str) -> str:
+    """Our name, within the model, of a weight that starts with ``camera_predictor.``."""
+    attention = BACKBONE if ".backbone." in name else ATTENTION
+    return _renamed(name, {**CAMERAS, **attention})
 
 
 def backbone_key(name: str) -> str:

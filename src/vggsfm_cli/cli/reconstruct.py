@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vggsfm_cli.cli.choices import AutoChoice, CameraMode, CameraModel, Device, Precision
+from vggsfm_cli.cli.choices import AutoChoice, CameraMode, CameraModel, Device, Keypoints, Precision, Preset
 from vggsfm_cli.cli.console import StageProgress, console, set_up_logging
 
 if TYPE_CHECKING:
@@ -43,6 +43,16 @@ def reconstruct(
         str | None, typer.Option(help="Branch, tag or commit of a model on the Hub.", metavar="REV")
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    preset: Annotated[
+        Preset, typer.Option(help="auto: what belongs to the model; fast: fewer tracks, about half the time.")
+    ] = "auto",
+    queries: Annotated[
+        Keypoints, typer.Option(help="Where tracks of v2 start; auto: aliked if installed, else sift.")
+    ] = "auto",
+    query_points: Annotated[
+        int | None, typer.Option(help="Tracks a frame starts; 1024, or 2048 of v2, if not given.", min=16)
+    ] = None,
+    long_side: Annotated[int, typer.Option(help="Long side of the pictures the networks see, pixels.", min=64)] = 1024,
     seed: Annotated[int, typer.Option(help="Of all random choices; equal seeds give equal results.", min=0)] = 0,
     device: Annotated[Device, typer.Option(help="Where the networks run.")] = "auto",
     precision: Annotated[
@@ -95,12 +105,22 @@ def reconstruct(
                 progress.say(f"{weights.sentence()} {weights.hint}".rstrip())
             networks = weights.load(chosen_device)
         with clock.stage("images"):
-            photographs = read_images(images, camera_mode=camera_mode, camera_model=camera_model, progress=progress)
+            photographs = read_images(
+                images,
+                long_side=long_side,
+                camera_mode=camera_mode,
+                camera_model=camera_model,
+                progress=progress,
+            )
         options = ReconstructOptions(
             seed=seed,
             precision=precision,
             refine_principal_point=refine_principal_point,
             densify=DensifyConfig(points=extra_points),
+            preset=preset,
+            keypoints=queries,
+            query_points=query_points,
+            network_side=long_side,
         )
         models = run_pipeline(photographs.to(chosen_device), networks, options, progress=progress)
     clock.add(models[0].report.get("stages", {}))
@@ -113,6 +133,10 @@ def reconstruct(
         "camera_mode": camera_mode,
         "refine_principal_point": refine_principal_point,
         "extra_points": extra_points,
+        "preset": preset,
+        "queries": queries,
+        "query_points": query_points,
+        "long_side": long_side,
         "device": str(chosen_device),
         "precision": precision,
         "threads": threads,

@@ -35,6 +35,34 @@ def umeyama(
     return scale, rotation, translation
 
 
+def align_cameras(
+    source: Float[Tensor, "*batch S 3 4"], target: Float[Tensor, "*batch S 3 4"]
+) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch 3 3"], Float[Tensor, "*batch 3"]]:
+    """The similarity that brings cameras onto others, from their rotations first, so that a line of them suffices.
+
+    The rotation is the mean of those between corresponding cameras; scale and translation are then least squares on
+    the translations, in the axes of each source camera.
+
+    Args:
+        source: ``cam_from_world`` of the cameras to move.
+        target: ``cam_from_world`` of where they should be.
+
+    Returns:
+        What ``apply_to_cameras`` takes; the scale is 1 for a single camera.
+    """
+    u, _, vt = torch.linalg.svd((source[..., :3].mT @ target[..., :3]).mean(-3))
+    sign = (torch.linalg.det(u) * torch.linalg.det(vt)).sign()[..., None, None]
+    turned = torch.cat([u[..., :2], u[..., 2:] * sign], -1) @ vt
+    ours = (source[..., :3].mT @ source[..., 3:]).squeeze(-1)
+    theirs = (source[..., :3].mT @ target[..., 3:]).squeeze(-1)
+    spread = ours - ours.mean(-2, keepdim=True)
+    variance = spread.square().mean((-1, -2))
+    scale = (spread * (theirs - theirs.mean(-2, keepdim=True))).mean((-1, -2)) / variance.clamp_min(1e-9)
+    scale = torch.where(variance > 0, scale, torch.ones_like(scale))
+    shift = theirs.mean(-2) - scale.unsqueeze(-1) * ours.mean(-2)
+    return scale, turned.mT, -(turned.mT @ shift.unsqueeze(-1)).squeeze(-1)
+
+
 def apply_to_points(
     scale: Float[Tensor, "*batch"],
     rotation: Float[Tensor, "*batch 3 3"],

@@ -91,6 +91,13 @@ def between_rays(
     return last @ vt
 
 
+def mean(rotations: Float[Tensor, "R *batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """Mean over the first axis: the quaternions, turned to the side of the first one, averaged and normalised."""
+    quaternions = to_quaternion(rotations)
+    opposite = (quaternions * quaternions[:1]).sum(-1, keepdim=True) < 0
+    return from_quaternion(torch.where(opposite, -quaternions, quaternions).mean(0))
+
+
 def angle_deg(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch"]:
     """Rotation angle in degrees, 0 to 180, accurate for small angles."""
     sine = torch.stack(

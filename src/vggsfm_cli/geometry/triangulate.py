@@ -75,6 +75,28 @@ def _solve_rows(rows: Tensor, right: Tensor, weights: Tensor) -> Tensor:
     return solve3(normal, moment)
 
 
+def ray_forms(
+    rays: Float[Tensor, "*batch V 3"], cam_from_world: Float[Tensor, "*batch V 3 4"]
+) -> Float[Tensor, "*batch V 4 4"]:
+    """Quadratic forms: the squared distance of a homogeneous point's direction from each view's ray, times its range.
+
+    Args:
+        rays: unit directions in camera coordinates.
+        cam_from_world: pose of each view.
+    """
+    across = cam_from_world.mT @ rays.unsqueeze(-1)
+    return cam_from_world.mT @ cam_from_world - across @ across.mT
+
+
+def triangulate_forms(form: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 3"]:
+    """The homogeneous point with the smallest value of a weighted sum of ``ray_forms``; behind the views as well.
+
+    Not differentiable where the two smallest eigenvalues are equal; not finite for a point at infinity.
+    """
+    homogeneous = torch.linalg.eigh(form)[1][..., 0]
+    return homogeneous[..., :3] / homogeneous[..., 3:]
+
+
 def triangulate_two_view(
     xy1_normalized: Float[Tensor, "*batch 2"],
     xy2_normalized: Float[Tensor, "*batch 2"],
@@ -112,6 +134,11 @@ def angle_deg(
     ray1, ray2 = center1 - xyz_world, center2 - xyz_world
     cross = torch.linalg.cross(ray1, ray2).norm(dim=-1)
     return torch.rad2deg(torch.atan2(cross, (ray1 * ray2).sum(-1)))
+
+
+def fold_deg(angle: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """Angles between lines, 0 to 90, of angles between directions: lines that meet head-on fix no point either."""
+    return torch.minimum(angle, 180 - angle)
 
 
 def max_angle_deg(

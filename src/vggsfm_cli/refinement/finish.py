@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vggsfm_cli.geometry import pose
+from vggsfm_cli.geometry import alignment, pose
+from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry.sampling import sample
 from vggsfm_cli.refinement.model import Model, Scene
-from vggsfm_cli.refinement.schedule import median_depth
+from vggsfm_cli.refinement.schedule import median_depth, noise_px
 from vggsfm_cli.scene import Cameras, ImageSet, Reconstruction
 from vggsfm_cli.triangulation.ransac import reprojection_error
 
@@ -28,6 +29,43 @@ def normalized(model: Model) -> Model:
         cameras=dataclasses.replace(model.cameras, cam_from_world=poses),
         points=dataclasses.replace(model.points, xyz_world=xyz),
     )
+
+
+def spanning(model: Model, extent: float = 5.0) -> Model:
+    """The same model with its registered cameras about the origin and spread over ``extent``, as COLMAP normalises.
+
+    Center and spread are those of the middle eight tenths of the centres, axis by axis, or of all three or fewer.
+    """
+    ordered = pose.center(model.cameras.cam_from_world[0, model.frames]).sort(0).values
+    last = len(ordered) - 1
+    low, high = (int(0.1 * last), int(0.9 * last)) if last > 2 else (0, last)  # noqa: PLR2004
+    spread = (ordered[high] - ordered[low]).norm()
+    scale = extent / spread.clamp_min(1e-12)
+    shift = -scale * ordered[low : high + 1].mean(0)
+    eye = torch.eye(3, dtype=ordered.dtype)
+    return dataclasses.replace(
+        model,
+        cameras=dataclasses.replace(
+            model.cameras,
+            cam_from_world=alignment.apply_to_cameras(scale, eye, shift, model.cameras.cam_from_world[0])[None],
+        ),
+        points=dataclasses.replace(
+            model.points, xyz_world=alignment.apply_to_points(scale, eye, shift, model.points.xyz_world[0])[None]
+        ),
+    )
+
+
+def figures(scene: Scene, model: Model, origin: str) -> dict[str, Any]:
+    """What the report says of a model; ``origin`` names where it comes from."""
+    used = model.cameras.camera_index[0, model.frames].unique().tolist()
+    return {
+        "origin": origin,
+        "registered": len(model.frames),
+        "points": int(model.points.valid.sum()),
+        "observations": int(model.inliers.sum()),
+        "noise_px": noise_px(scene, model),
+        "focal_px": [float(camera_models.focal(model.cameras.models[c], model.cameras.params[0, c])) for c in used],
+    }
 
 
 def to_reconstruction(scene: Scene, model: Model, report: dict[str, Any]) -> Reconstruction:

@@ -22,7 +22,7 @@ from vggsfm_cli.camera_estimation.view_graph import Pair, ViewGraph, build_view_
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.refinement.confidence import ConfidenceConfig, judge_model
-from vggsfm_cli.refinement.finish import normalized, to_reconstruction
+from vggsfm_cli.refinement.finish import figures, normalized, to_reconstruction
 from vggsfm_cli.refinement.growth import GrowthConfig, grow, seed_model, settle
 from vggsfm_cli.refinement.model import Model, Scene, parallax_px, score, sensible, triangulate
 from vggsfm_cli.refinement.resection import Attempt
@@ -171,7 +171,8 @@ class _Mapper:
                     break
                 model, origin, failed = found
                 reasons.update({s: attempt.reason for s, attempt in failed.items()})
-                models.append((normalized(model), self._figures(model, origin)))
+                confidence = judge_model(self.scene, model, self.options.confidence)
+                models.append((normalized(model), {**figures(self.scene, model, origin), **confidence.as_dict()}))
                 waiting = [s for s in waiting if s not in model.frames]
         if not models:
             raise ReconstructionFailed(
@@ -297,18 +298,6 @@ class _Mapper:
         model = run_first_rounds(self.sparse, model, self.options.schedule)
         value = score(self.sparse, model, self.options.score_px) if sensible(self.images, model.cameras) else 0.0
         return _Candidate(model=model, origin=origin, score=value, failed=failed)
-
-    def _figures(self, model: Model, origin: str) -> dict[str, Any]:
-        used = model.cameras.camera_index[0, model.frames].unique().tolist()
-        return {
-            "origin": origin,
-            "registered": len(model.frames),
-            "points": int(model.points.valid.sum()),
-            "observations": int(model.inliers.sum()),
-            "noise_px": noise_px(self.scene, model),
-            "focal_px": [float(camera_models.focal(model.cameras.models[c], model.cameras.params[0, c])) for c in used],
-            **judge_model(self.scene, model, self.options.confidence).as_dict(),
-        }
 
     def _unregistered(self, graph: ViewGraph, models: list[Model], reasons: dict[int, str]) -> dict[str, str]:
         """Why frames are in no model."""

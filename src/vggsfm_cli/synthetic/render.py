@@ -1,5 +1,6 @@
 """Pictures of random scenes with exact cameras, depth and tracks, computed on any device."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,9 @@ from vggsfm_cli.synthetic.worlds import DEFAULT_FOCAL
 
 RAYS_AT_ONCE = {"cpu": 2**18, "cuda": 2**23}
 """Rays that are cast together: as many as fit a CPU's cache, or a GPU's memory."""
+
+RAYS_IN_MEMORY = 2**25
+"""Rays whose colours are kept together: a scene with more is painted some frames at a time."""
 
 SHADED_AT_ONCE = {"cpu": 2**16, "cuda": 2**22}
 """Rays whose colours are computed together."""
@@ -67,10 +71,10 @@ def render(
     surfaces, cameras = make_scenes(config, textures.count, textures.sides[0], scenes, generator)
     surfaces, cameras, textures = surfaces.to(device), cameras.to(device), textures.to(device)
     at_once = RAYS_AT_ONCE.get(torch.device(device).type, 2**20)
-    rays = config.frames * config.height * config.width * (1 + config.samples**2 * (config.samples > 1))
-    step = max(1, at_once // rays)
+    rays = config.height * config.width * (1 + config.samples**2 * (config.samples > 1))
+    step, frames = max(1, at_once // (config.frames * rays)), max(1, RAYS_IN_MEMORY // rays)
     parts = [
-        _paint(config, textures, _some(surfaces, b, b + step), _some(cameras, b, b + step))
+        _paint_by_frames(config, textures, _some(surfaces, b, b + step), _some(cameras, b, b + step), frames)
         for b in range(0, scenes, step)
     ]
     pixels, depth = (torch.cat(values) for values in zip(*parts, strict=True))
@@ -82,6 +86,25 @@ def render(
 def _some(record: Record, start: int, end: int) -> Record:
     """Some of the scenes."""
     return record._map(lambda tensor: tensor[start:end])
+
+
+def _paint_by_frames(
+    config: SceneConfig, textures: Textures, surfaces: Surfaces, cameras: Cameras, at_once: int
+) -> tuple[Float[Tensor, "B S 3 H W"], Float[Tensor, "B S H W"]]:
+    """What ``_paint`` gives, at most so many frames at a time; shadows are as fine as those frames need them."""
+    parts = []
+    for s in range(0, config.frames, at_once):
+        some = slice(s, s + at_once)
+        light = dataclasses.replace(surfaces.lighting, toward_sun=surfaces.lighting.toward_sun[:, some])
+        seen = dataclasses.replace(
+            cameras,
+            cam_from_world=cameras.cam_from_world[:, some],
+            camera_index=cameras.camera_index[:, some],
+            registered=cameras.registered[:, some],
+        )
+        parts.append(_paint(config, textures, dataclasses.replace(surfaces, lighting=light), seen))
+    pixels, depth = zip(*parts, strict=True)
+    return torch.cat(pixels, 1), torch.cat(depth, 1)
 
 
 def _image_set(pixels: Float[Tensor, "B S 3 H W"], cameras: Cameras) -> ImageSet:

@@ -62,6 +62,10 @@ class DenseEncoder(nn.Module):
         )
         return FeatureMaps(descriptors=descriptors, keypoint_score=score, usable=usable)
 
+    def keypoint_score(self, pixels: Float[Tensor, "K 3 H W"], mask: Bool[Tensor, "K H W"]) -> Float[Tensor, "K H W"]:
+        """How well a track could start at each pixel of K pictures, 0 to 1; sides are multiples of 32."""
+        return self._encode(pixels, mask)[1]
+
     def _encode(
         self, pixels: Float[Tensor, "K 3 H W"], mask: Bool[Tensor, "K H W"]
     ) -> tuple[Float[Tensor, "K C h w"], Float[Tensor, "K H W"], Bool[Tensor, "K h w"]]:

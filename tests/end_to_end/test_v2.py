@@ -1,0 +1,197 @@
+"""The whole path of VGGSfM v2: with weights that know nothing, and with an oracle in place of the networks."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from typer.testing import CliRunner
+
+from goldens import golden, needs_full_set
+from v2_recipe import SHAPES, recipe
+from vggsfm_cli.camera_estimation.v2 import V2CameraPredictor, V2CameraPredictorConfig
+from vggsfm_cli.checkpoints.files import save_model
+from vggsfm_cli.checkpoints.official_v2 import V2, our_key
+from vggsfm_cli.cli.app import app
+from vggsfm_cli.errors import UsageError
+from vggsfm_cli.evaluation.poses import pair_errors
+from vggsfm_cli.geometry import pose, rotation
+from vggsfm_cli.model import VGGSfM, VGGSfMConfig
+from vggsfm_cli.nn.dinov2 import DINOv2Config
+from vggsfm_cli.pipeline import ReconstructOptions, reconstruct
+from vggsfm_cli.scene import Cameras, ImageSet, Queries, Tracks
+from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
+from vggsfm_cli.synthetic.worlds import World, WorldConfig, blank_images, make_world, observe
+from vggsfm_cli.tracking.interface import PointTracker
+from vggsfm_cli.tracking.v2.iterative import FINE, IterativeTrackerConfig
+from vggsfm_cli.tracking.v2.tracker import V2TrackerConfig
+from vggsfm_cli.tracking.v2.transformer import UpdateTransformerConfig
+
+FINE_TRANSFORMER = dataclasses.replace(FINE.transformer, blocks=1)
+SHALLOW = dataclasses.replace(
+    V2,
+    tracker=V2TrackerConfig(
+        coarse=IterativeTrackerConfig(iterations=2, transformer=UpdateTransformerConfig(blocks=1)),
+        fine=dataclasses.replace(FINE, iterations=2, transformer=FINE_TRANSFORMER),
+    ),
+    camera_estimator=V2CameraPredictorConfig(
+        backbone=DINOv2Config(blocks=1), image_blocks=1, trunk_blocks=1, iterations=2, side_px=112
+    ),
+)
+"""Every part of v2, each as thin as it can be."""
+
+
+def with_recipe_weights(config: VGGSfMConfig) -> VGGSfM:
+    with torch.device("meta"):
+        model = config.build()
+    names = {our_key(published): published for published in SHAPES}
+    state = {name: recipe(names[name]) for name in model.state_dict()}
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval()
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for s, pixels in enumerate(golden("inputs")["images_u8"]):
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(folder / f"{s}.png")
+    return folder
+
+
+def run(photographs: Path, model: Path, *options: str) -> Any:
+    arguments = ["reconstruct", str(photographs), "--out", str(model / "sparse"), "--model", str(model)]
+    return CliRunner().invoke(app, [*arguments, "--queries", "sift", *options])
+
+
+def fails_honestly(result: Any, model: Path) -> None:
+    assert result.exit_code == 4, result.output
+    assert any(
+        result.stderr.split("error: ")[1].startswith(s)
+        for s in ("Tracking", "Camera", "Triangulation", "Refinement", "Mapping")
+    )
+    assert any(character.isdigit() for character in result.stderr.split("error: ")[1])
+    assert "hint: " in result.stderr
+    assert not (model / "sparse").exists()
+
+
+def test_weights_that_know_nothing_end_in_a_clear_failure(photographs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    save_model(with_recipe_weights(SHALLOW), folder)
+    fails_honestly(run(photographs, folder, "--long-side", "128", "--query-points", "64"), folder)
+
+
+@needs_full_set
+def test_the_full_model_with_recipe_weights_ends_in_a_clear_failure(photographs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    save_model(with_recipe_weights(V2), folder)
+    fails_honestly(run(photographs, folder, "--long-side", "256", "--query-points", "128"), folder)
+
+
+class Oracle(PointTracker):
+    """Follows true points of the query frame, with noise and gross errors, whatever the queries are."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        noise = NoiseConfig(sigma_px=0.5, outliers=0.1, missing=0.1)
+        self.exact, self.noisy = observe(world), add_noise(observe(world), world.sizes, noise, 0)
+
+    def encode(self, images: ImageSet) -> None:
+        return None
+
+    def forward(self, images: ImageSet, queries: Queries, features: Any = None) -> Tracks:
+        home = int(queries.frame[0, 0])
+        points = self.exact.visible()[0, home].nonzero().flatten()[: queries.xy.shape[1]]
+        visibility = self.noisy.visibility[:, :, points].clone()
+        visibility[:, home] = 1
+        xy = self.noisy.xy[:, :, points].clone()
+        xy[:, home] = self.exact.xy[:, home, points]
+        return Tracks(
+            xy=xy.float(),
+            visibility=visibility.float(),
+            covariance=self.noisy.covariance[:, :, points].float(),
+            query_frame=torch.full((1, len(points)), home),
+            valid=torch.ones(1, len(points), dtype=torch.bool),
+        )
+
+
+class Glance(V2CameraPredictor):
+    """Sees the true cameras a few degrees off, relative to the first frame and in a scale of its own."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(SHALLOW.camera_estimator)  # type: ignore[arg-type]
+        self.world, self.asked = world, []
+
+    def predict(self, images: ImageSet, tokens: Tensor, references: list[int]) -> Cameras:
+        self.asked = references
+        poses = self.world.cameras.cam_from_world[0]
+        generator = torch.Generator().manual_seed(0)
+        turn = rotation.exp(0.04 * torch.randn(len(poses), 3, generator=generator).double())
+        turn[0] = torch.eye(3).double()
+        moved = pose.compose(poses, pose.inverse(poses[:1]))
+        moved = torch.cat([turn @ moved[:, :, :3], 0.3 * (turn @ moved[:, :, 3:])], -1)
+        params = images.priors.params.clone()
+        return Cameras(
+            cam_from_world=moved[None].float(),
+            models=images.priors.models,
+            params=params,
+            camera_index=images.priors.camera_index,
+            registered=images.frame_valid,
+        )
+
+
+def oracle(world: World) -> tuple[ImageSet, VGGSfM]:
+    """Pictures without content at an eighth of the files' size, and the model."""
+    images = blank_images(world, scale=8.0)
+    frames = images.frame_valid.shape[1]
+    images = dataclasses.replace(
+        images,
+        pixels=torch.rand(1, frames, 3, 96, 128, generator=torch.Generator().manual_seed(0)),
+        mask=torch.ones(1, frames, 96, 128, dtype=torch.bool),
+    )
+    with torch.device("meta"):
+        model = SHALLOW.build()
+    model.tracker, model.camera_estimator = Oracle(world), Glance(world)
+    return images, model.eval()
+
+
+OPTIONS = ReconstructOptions(keypoints="grid", query_points=700, network_side=1024)
+
+
+def test_an_oracle_in_place_of_the_networks_gives_the_world() -> None:
+    world = make_world(WorldConfig(points=1600, frames=6), 0)
+    images, model = oracle(world)
+    found = reconstruct(images, model, OPTIONS)
+    assert len(found) == 1
+    assert len(found[0].names) == 6
+    everywhere = torch.ones(6, dtype=torch.bool)
+    errors = pair_errors(found[0].cameras.cam_from_world[0], world.cameras.cam_from_world[0], everywhere).stacked
+    assert errors.max() < 0.2
+    assert found[0].report["preset"] == "v2"
+    assert found[0].report["keypoints"] == "grid"
+    assert found[0].report["unregistered"] == {}
+    assert len(model.camera_estimator.asked) == 3  # type: ignore[arg-type]
+    # positions in the files, at eight times the pictures' size
+    assert found[0].xy.max() > 900
+    focal = found[0].cameras.params[0, 0, 0]
+    assert float(focal) == pytest.approx(float(world.cameras.params[0, 0, 0]), rel=0.01)
+
+
+def test_the_same_tracks_can_be_mapped_as_those_of_small() -> None:
+    world = make_world(WorldConfig(points=1200, frames=5), 1)
+    images, model = oracle(world)
+    found = reconstruct(images, model, dataclasses.replace(OPTIONS, preset="small", query_points=500))
+    assert len(found[0].names) == 5
+    everywhere = torch.ones(5, dtype=torch.bool)
+    errors = pair_errors(found[0].cameras.cam_from_world[0], world.cameras.cam_from_world[0], everywhere).stacked
+    assert errors.median() < 0.3
+    assert found[0].report["preset"] == "small"
+
+
+def test_a_principal_point_is_not_freed_by_force() -> None:
+    images, model = oracle(make_world(WorldConfig(points=600, frames=4), 0))
+    with pytest.raises(UsageError, match="principal"):
+        reconstruct(images, model, dataclasses.replace(OPTIONS, refine_principal_point="yes"))
