@@ -1,7 +1,8 @@
 # make demo   reconstruct the example scene; needs Python >= 3.11 and nothing else
 # make test   install what the tests need, and run them
 # make check  lint, format, types, direction of imports
-# make bench  reconstruct the scenes in $VGGSFM_BENCH and compare them with their truth
+# make bench  reconstruct the scenes in $VGGSFM_BENCH, also with COLMAP's SIFT, and compare with their truth: hours;
+#             BENCH_ARGS="--scenes fox --bags full,3 --only vggsfm" for a part, BENCH_ARGS=--timing for wall time
 # make eval-tracks  measure tracks on rendered scenes and, if $VGGSFM_BENCH is set, on its surveyed scenes
 
 # The pin keeps pip from fetching a newer torch with gigabytes of CUDA libraries; TORCH= takes any.
@@ -32,7 +33,7 @@ check: $(VENV)/.test $(VENV)/.dev
 	$(BIN)/python -m pytest --quiet tests/test_architecture.py
 
 bench: $(VENV)/.package
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
 eval-tracks: $(VENV)/.test
 	$(BIN)/vggsfm evaluate tracks --out benchmarks
