@@ -36,17 +36,19 @@ def score(bench: Path, models: Path, truth: Path, names: tuple[str, ...]) -> dic
 
 def pairs(models: Path, truth: Path, names: tuple[str, ...]) -> dict[str, int]:
     """How many pairs there are, in how many both images are registered, and how many of these are wrong."""
-    found = largest(models)
-    true, poses, registered = [], [], []
-    listed = json.loads(truth.read_text())["images"]
-    for name in names:
-        true.append(_pose(listed[name]))
-        registered.append(name in found)
-        poses.append(found.get(name, true[-1]))
-    errors = pair_errors_deg(torch.stack(poses), torch.stack(true), torch.tensor(registered)).amax(-1)
-    there = errors.isfinite()
-    wrong = there & (errors > WRONG_DEG)
-    return {"pairs": len(errors), "pairs_registered": int(there.sum()), "pairs_wrong": int(wrong.sum())}
+    larger = errors_deg(models, truth, names).amax(-1)
+    there = larger.isfinite()
+    wrong = there & (larger > WRONG_DEG)
+    return {"pairs": len(larger), "pairs_registered": int(there.sum()), "pairs_wrong": int(wrong.sum())}
+
+
+def errors_deg(models: Path, truth: Path, names: tuple[str, ...]) -> torch.Tensor:
+    """Errors of all pairs ``[P, 2]`` of the largest of some models, see ``pair_errors_deg``."""
+    found, listed = largest(models), json.loads(truth.read_text())["images"]
+    true = [_pose(listed[name]) for name in names]
+    poses = [found.get(name, pose) for name, pose in zip(names, true, strict=True)]
+    registered = torch.tensor([name in found for name in names])
+    return pair_errors_deg(torch.stack(poses), torch.stack(true), registered)
 
 
 def largest(models: Path) -> dict[str, torch.Tensor]:

@@ -44,7 +44,7 @@ def pair_errors_deg(
     return torch.where(both, errors, torch.full_like(errors, torch.inf))
 
 
-def auc_max(errors_deg: Float[Tensor, "P 2"], threshold_deg: float) -> float:
+def auc_max(errors_deg: Float[Tensor, "P 2"], threshold_deg: float | int) -> float:
     """Area under the share of pairs whose larger error is below a threshold, from 0 to ``threshold_deg``, in percent.
 
     Exact, not by steps: the measure of the Image Matching Challenge. 0 without pairs.
