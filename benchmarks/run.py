@@ -28,6 +28,8 @@ from pose_bench.scenes import Item, choose, read_items
 
 HERE = Path(__file__).resolve().parent
 RUNS = ROOT / "runs" / "bench"
+TIMED = "fountain-P11"
+"""What ``--timing`` measures beside the rendered scene, if nothing else is named."""
 
 
 def main() -> None:
@@ -37,8 +39,11 @@ def main() -> None:
         sys.exit("Set VGGSFM_BENCH to the folder with the scenes.")
     bench = Path(os.environ["VGGSFM_BENCH"]).resolve()
     items = read_items(bench)
+    scenes = _listed(options.scenes)
+    if options.timing:
+        scenes = scenes or [TIMED, timing.RENDERED]
     try:
-        chosen = choose(items, _listed(options.scenes), _listed(options.bags))
+        chosen = choose(items, None if scenes is None else [*{*scenes} - {timing.RENDERED}], _listed(options.bags))
     except ValueError as error:
         sys.exit(str(error))
     part = bool(options.scenes or options.bags or options.only or options.options)
@@ -47,7 +52,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         snapshot = Snapshot(Path(folder))
         if options.timing:
-            run_timing(bench, options, snapshot, items, out)
+            full = [item for item in chosen if item.bag == "full"]
+            if timing.RENDERED in (scenes or []):
+                full.append(timing.rendered_scene(RUNS / timing.RENDERED, snapshot))
+            run_timing(bench, options, snapshot, full, out)
             return
         records = Records(RUNS / "items.jsonl")
         work = [(method, item) for item in chosen for method, bags in methods(options, snapshot) if bags(item)]
@@ -109,16 +117,12 @@ def tell(row: Row, new: bool) -> None:
 
 
 def run_timing(bench: Path, options: argparse.Namespace, snapshot: Snapshot, items: Sequence[Item], out: Path) -> None:
-    """Wall time on a real scene and on fifty rendered pictures; ``--scenes`` names others or one."""
-    wanted = _listed(options.scenes) or ["fountain-P11", timing.RENDERED]
-    chosen = [item for item in items if item.bag == "full" and item.scene in wanted]
-    if timing.RENDERED in wanted:
-        chosen.append(timing.rendered_scene(RUNS / timing.RENDERED, snapshot))
+    """Wall time on full scenes."""
     rows = timing.measure_in_turn(
         bench,
         Records(RUNS / "timing.jsonl"),
         [method for method, _ in methods(options, snapshot)],
-        chosen,
+        items,
         repeats=options.repeats,
         fresh=options.fresh,
         told=tell,
