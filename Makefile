@@ -1,7 +1,7 @@
 # make demo   reconstruct the example scene; needs Python >= 3.11 and nothing else
 # make test   install what the tests need, and run them
 # make check  lint, format, types, direction of imports
-# make bench  reconstruct the scenes in $VGGSFM_BENCH, also with COLMAP's SIFT, and compare with their truth: hours;
+# make bench  reconstruct the scenes in $VGGSFM_BENCH, also with COLMAP's SIFT, and compare with their truth: an hour;
 #             BENCH_ARGS="--scenes fox --bags full,3 --only vggsfm" for a part, BENCH_ARGS=--timing for wall time
 # make eval-tracks  measure tracks on rendered scenes and, if $VGGSFM_BENCH is set, on its surveyed scenes
 

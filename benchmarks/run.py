@@ -1,6 +1,6 @@
 """Real scenes with known cameras: this tool beside COLMAP's SIFT pipeline, and beside recorded figures of other peers.
 
-    VGGSFM_BENCH=/path/to/bench python benchmarks/run.py            # every full scene and every bag: hours
+    VGGSFM_BENCH=/path/to/bench python benchmarks/run.py            # every full scene and every bag: an hour
     python benchmarks/run.py --scenes fountain-P11,fox --bags full,3 --only vggsfm
     python benchmarks/run.py --timing                               # wall time, methods in turn
 
