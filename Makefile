@@ -1,7 +1,8 @@
 # make demo   reconstruct the example scene; needs Python >= 3.11 and nothing else
 # make test   install what the tests need, and run them
 # make check  lint, format, types, direction of imports
-# make bench  reconstruct the scenes in $VGGSFM_BENCH and compare them with their truth
+# make bench  reconstruct the scenes in $VGGSFM_BENCH, also with COLMAP's SIFT, and compare with their truth: an hour;
+#             BENCH_ARGS="--scenes fox --bags full,3 --only vggsfm" for a part, BENCH_ARGS=--timing for wall time
 # make bench-v2  time and memory of the v2 tracker against a naive one; random weights, needs nothing
 # make eval-tracks  measure tracks on rendered scenes and, if $VGGSFM_BENCH is set, on its surveyed scenes
 
@@ -33,7 +34,7 @@ check: $(VENV)/.test $(VENV)/.dev
 	$(BIN)/python -m pytest --quiet tests/test_architecture.py
 
 bench: $(VENV)/.package
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
 bench-v2: $(VENV)/.package
 	PYTHONPATH=tests $(BIN)/python benchmarks/v2.py

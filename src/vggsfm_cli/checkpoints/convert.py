@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vggsfm_cli.checkpoints import official_v2
 from vggsfm_cli.checkpoints.files import CONFIG_FILE, WEIGHTS_FILE, config_to_json
 from vggsfm_cli.errors import WeightsUnavailable
 
@@ -45,7 +46,14 @@ class PublishedLayout:
     config: Any
 
 
-LAYOUTS: dict[str, Callable[[], PublishedLayout]] = {}
+def official_v2_layout() -> PublishedLayout:
+    """What the published file of VGGSfM v2 holds."""
+    return PublishedLayout(
+        expected=official_v2.published_shapes(), rename=official_v2.published_keys(), config=official_v2.V2
+    )
+
+
+LAYOUTS: dict[str, Callable[[], PublishedLayout]] = {"v2": official_v2_layout}
 """The published files that can be converted, by the name of the model."""
 
 
