@@ -69,7 +69,8 @@ def test_reconstruct_undistorts_its_largest_model(project: Path, monkeypatch: py
     pipeline.ReconstructOptions = types.SimpleNamespace  # type: ignore[attr-defined]
     model = read_colmap(project / "sparse")
     pipeline.reconstruct = lambda *_, **__: [model]  # type: ignore[attr-defined]
-    checkpoints.load_model = lambda *_: None  # type: ignore[attr-defined]
+    found = types.SimpleNamespace(hint="", sentence=str, load=lambda _: None, as_dict=dict)
+    checkpoints.resolve_model = lambda *_, **__: found  # type: ignore[attr-defined]
     for name, module in (("pipeline", pipeline), ("checkpoints", checkpoints)):
         monkeypatch.setitem(sys.modules, f"vggsfm_cli.{name}", module)
         monkeypatch.setattr(vggsfm_cli, name, module, raising=False)
