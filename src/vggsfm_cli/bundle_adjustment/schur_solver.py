@@ -4,25 +4,30 @@ Damping follows the gain ratio (Madsen, Nielsen & Tingleff, "Methods for non-lin
 3.2); robust losses enter by iterated reweighting. The linear algebra of one step is in ``normal_equations.py``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from vggsfm_cli.bundle_adjustment.covariance import covariances
 from vggsfm_cli.bundle_adjustment.implicit import implicit_step
 from vggsfm_cli.bundle_adjustment.interface import BundleAdjuster, Solution, SolveStatus
-from vggsfm_cli.bundle_adjustment.normal_equations import SchurSystem, State
+from vggsfm_cli.bundle_adjustment.normal_equations import NormalEquations, SchurSystem, State
 from vggsfm_cli.bundle_adjustment.problem import BundleProblem
-from vggsfm_cli.scene import Cameras, Points
 
 NEGLIGIBLE_RESIDUAL = 1e-9
 """Root mean square residual, in standard deviations, that counts as none."""
 
+KEPT_MEMORY = 31 * 2**20
+"""Bytes. The C library of Linux takes the largest block freed so far, up to 32 MiB, for the size of memory that it
+keeps instead of giving it back; without it, each iteration on a small problem gets and clears its memory anew."""
 
 Backward = Literal["unroll", "truncated", "implicit"]
 """How gradients pass through the solver: through every step taken; through a few more steps from the solution; or by
 the implicit function theorem at the solution, which is exact there and needs the memory of one step."""
+
+Precision = Literal["float64", "float32"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +40,12 @@ class SchurConfig:
     gradient_tolerance: float = 1e-10  # largest cosine between the residuals and a column of the Jacobian
     max_rejections: int = 8  # steps in a row that may fail to lower the cost
     covariance: bool = False  # also give the posterior covariance of the camera parameters
+    full_covariance: bool = False  # that, and those of poses and points
     backward: Backward = "unroll"
     truncated_steps: int = 2  # steps with gradients, for ``truncated``
+    precision: Precision = "float64"  # of the calculation
+    dense_unknowns: int = 2400  # more unknowns of cameras than this are found by conjugate gradients
+    conjugate_tolerance: float = 1e-3  # relative residual at which these stop
 
     def build(self) -> "SchurAdjuster":
         """The solver."""
@@ -56,7 +65,7 @@ class _Solved:
 
 
 class SchurAdjuster(BundleAdjuster):
-    """Direct solver of the reduced camera system in float64."""
+    """Solves for the cameras after eliminating the points."""
 
     differentiable: ClassVar[bool] = True
 
@@ -71,30 +80,32 @@ class SchurAdjuster(BundleAdjuster):
         Gradients reach the observations, their covariances, and starting values that are held fixed. Those that are
         free only matter through the gauge, and only for ``unroll``.
         """
-        systems = [SchurSystem(problem, b) for b in range(problem.points.xyz_world.shape[0])]
+        config = self.config
+        torch.empty(KEPT_MEMORY, dtype=torch.uint8)
+        dtype = torch.float64 if config.precision == "float64" else torch.float32
+        scenes = range(problem.points.xyz_world.shape[0])
+        systems = [SchurSystem(problem, b, dtype, config.dense_unknowns) for b in scenes]
         solved = [self._solve_scene(system) for system in systems]
         states = [one.state for one in solved]
-        covariances = []
-        if self.config.covariance:
-            covariances = [system.params_covariance(state) for system, state in zip(systems, states, strict=True)]
+        found = []
+        if config.covariance or config.full_covariance:
+            pairs = zip(systems, states, strict=True)
+            found = [covariances(system, state, points=config.full_covariance) for system, state in pairs]
+        full = found if config.full_covariance else []
         return Solution(
-            cameras=Cameras(
+            cameras=replace(
+                problem.cameras,
                 cam_from_world=torch.stack([state.cam_from_world for state in states]),
-                models=problem.cameras.models,
                 params=torch.stack([state.params for state in states]),
-                camera_index=problem.cameras.camera_index,
-                registered=problem.cameras.registered,
             ),
-            points=Points(
-                xyz_world=torch.stack([state.xyz_world for state in states]),
-                valid=problem.points.valid,
-                color=problem.points.color,
-            ),
+            points=replace(problem.points, xyz_world=torch.stack([state.xyz_world for state in states])),
             status=tuple(one.status for one in solved),
             cost_initial=torch.stack([one.cost_initial for one in solved]),
             cost_final=torch.stack([one.cost for one in solved]),
             iterations=tuple(one.iterations for one in solved),
-            params_covariance=torch.stack(covariances) if covariances else None,
+            params_covariance=torch.stack([one.params for one in found]) if found else None,
+            poses_covariance=torch.stack([one.poses for one in full]) if full else None,
+            points_covariance=torch.stack([one.points for one in full]) if full else None,
         )
 
     def _solve_scene(self, system: SchurSystem) -> _Solved:
@@ -103,27 +114,22 @@ class SchurAdjuster(BundleAdjuster):
         with torch.no_grad():
             solved = self._iterate(system)
         if solved.status in (SolveStatus.EMPTY, SolveStatus.NOT_FINITE):
-            return self._replace(system, solved, system.start())
+            return self._replaced(system, solved, system.start())
         state = system.held_at(solved.state)
         if self.config.backward == "implicit":
-            return self._replace(system, solved, system.move(state, *implicit_step(system, state)))
+            return self._replaced(system, solved, system.move(state, *implicit_step(system, state)))
         damping = min(solved.damping, self.config.initial_damping)
         for _ in range(self.config.truncated_steps):
-            normal = system.normal_equations(state)
-            step = normal.factor(damping).solve(normal.gradient_cameras, normal.gradient_points)
-            state = system.move(state, *step)
-        return self._replace(system, solved, state)
+            state = system.move(state, *self._step(system.normal_equations(state), damping))
+        return self._replaced(system, solved, state)
 
     @staticmethod
-    def _replace(system: SchurSystem, solved: _Solved, state: State) -> _Solved:
-        return _Solved(
-            state=state,
-            status=solved.status,
-            cost_initial=system.cost(system.start()),
-            cost=system.cost(state),
-            iterations=solved.iterations,
-            damping=solved.damping,
-        )
+    def _replaced(system: SchurSystem, solved: _Solved, state: State) -> _Solved:
+        return replace(solved, state=state, cost_initial=system.cost(system.start()), cost=system.cost(state))
+
+    def _step(self, normal: NormalEquations, damping: float) -> tuple[Tensor, Tensor]:
+        reduced = normal.factor(damping, self.config.conjugate_tolerance)
+        return reduced.solve(normal.gradient_cameras, normal.gradient_points)
 
     def _iterate(self, system: SchurSystem) -> _Solved:
         config = self.config
@@ -140,7 +146,7 @@ class SchurAdjuster(BundleAdjuster):
             return finish(SolveStatus.EMPTY)
         if not bool(cost.isfinite()):
             return finish(SolveStatus.NOT_FINITE)
-        negligible = system.count * NEGLIGIBLE_RESIDUAL**2
+        negligible = system.layout.count * NEGLIGIBLE_RESIDUAL**2
         normal = None
         for _ in range(config.max_iterations):
             if float(cost.detach()) <= negligible:
@@ -148,7 +154,7 @@ class SchurAdjuster(BundleAdjuster):
             normal = normal or system.normal_equations(state)
             if normal.largest_cosine(cost) < config.gradient_tolerance:
                 return finish(SolveStatus.GRADIENT)
-            step = normal.factor(damping).solve(normal.gradient_cameras, normal.gradient_points)
+            step = self._step(normal, damping)
             candidate = system.move(state, *step)
             candidate_cost = system.cost(candidate)
             promised = normal.promised_fall(*step, damping)
