@@ -82,7 +82,7 @@ class Layout:
         counts = torch.bincount(self._frame, minlength=frames)
         self.seen = counts > 0
         self._slot = torch.empty_like(self._frame)
-        self.slots, self.batches = 0, []
+        self.slots, self.batches = 0, list[RowBatch]()
         cameras = camera_index.tolist()
         for model in sorted(set(problem.cameras.models)):
             of_model = [problem.cameras.models[camera] == model for camera in cameras]

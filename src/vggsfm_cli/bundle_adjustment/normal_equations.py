@@ -19,7 +19,6 @@ from vggsfm_cli.bundle_adjustment.problem import BundleProblem
 from vggsfm_cli.bundle_adjustment.residual import (
     BEHIND_RESIDUAL,
     POSE,
-    RobustLoss,
     Rows,
     Slopes,
     linearize_rows,
@@ -161,6 +160,7 @@ class SchurSystem:
         frame = torch.zeros_like(self._used, dtype=camera_index.dtype)
         seen = self.layout.seen.nonzero().flatten()
         frame[camera_index[seen]] = seen
+        assert self._prior_root is not None
         weighted = (self._prior_root > 0).nonzero().flatten()
         return frame[weighted], (columns[:, :, None] * columns[:, None])[weighted]
 
@@ -171,8 +171,11 @@ class SchurSystem:
         blocks = xyz.new_zeros(len(layout.seen), width, width)
         points = xyz.new_zeros(9, len(layout.active))
         slopes, behind = [], torch.zeros((), dtype=torch.long, device=xyz.device)
+        loss = self.problem.loss
         for batch in layout.batches:
-            at = linearize_rows(self._rows(batch, state, xyz), unknowns.wanted, self.problem.loss)
+            at = linearize_rows(
+                self._rows(batch, state, xyz), unknowns.wanted, self.problem.loss.kind, self.problem.loss.scale
+            )
             flat = at.columns.flatten(2)
             blocks.index_add_(0, batch.frame, flat @ flat.mT)
             if self.problem.points_free:
@@ -228,7 +231,7 @@ class NormalEquations:
         """The part of the cost that comes from points behind cameras and does not change with small steps."""
         if not self.behind:
             return 0.0
-        loss: RobustLoss = self.system.problem.loss
+        loss = self.system.problem.loss
         each = robust.evaluate(loss.kind, torch.tensor(BEHIND_RESIDUAL**2, dtype=torch.float64), loss.scale)[0]
         return 0.5 * self.behind * float(each)
 

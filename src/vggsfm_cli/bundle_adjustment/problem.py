@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vggsfm_cli.bundle_adjustment.residual import POSE, RobustLoss, Rows, linearize_rows, residual_rows
+from vggsfm_cli.bundle_adjustment.residual import POSE, Rows, linearize_rows, residual_rows
 from vggsfm_cli.errors import InputError
 from vggsfm_cli.geometry import camera as camera_models
-from vggsfm_cli.geometry import pose, rotation
+from vggsfm_cli.geometry import pose, robust, rotation
 from vggsfm_cli.scene import CameraPriors, Cameras, Points, Reconstruction, TensorRecord, Tracks
 
 
@@ -28,6 +28,14 @@ class FreeParameters:
     focal: bool = True
     principal_point: bool = False
     distortion: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustLoss:
+    """Loss of the whitened residual norm; ``scale`` in standard deviations."""
+
+    kind: robust.Loss = robust.Loss.NONE
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -322,7 +330,7 @@ def linearize(
 ) -> Linearization:
     """Whitened residuals as ``residuals`` gives them, with analytic derivatives; no robust weights."""
     rows = _rows(model, cam_from_world, params, xyz_world, xy, whitening)
-    slopes = linearize_rows(rows, range(POSE + params.shape[-1]), RobustLoss())
+    slopes = linearize_rows(rows, range(POSE + params.shape[-1]))
     columns = slopes.columns.permute(0, 3, 2, 1).flatten(0, 1)
     return Linearization(
         residual=columns[..., -1],

@@ -21,14 +21,6 @@ POSE = 6
 """Coordinates of a pose's update: a rotation vector and a translation."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RobustLoss:
-    """Loss of the whitened residual norm; ``scale`` in standard deviations."""
-
-    kind: robust.Loss = robust.Loss.NONE
-    scale: float = 1.0
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rows:
     """What rows of observations of one camera model depend on.
@@ -73,7 +65,7 @@ def residual_rows(rows: Rows) -> Float[Tensor, "F 2 n"]:
     """Whitened residuals, projection minus observation."""
     xyz_cam = rows.xyz_cam.movedim(1, -1)
     projected, in_front = camera_models.project(rows.model, rows.params[:, None], xyz_cam)
-    return _whitened(rows, *projected.unbind(-1), in_front)
+    return _whitened(rows, projected[..., 0], projected[..., 1], in_front)
 
 
 def _whitened(rows: Rows, x: Tensor, y: Tensor, in_front: Tensor) -> Float[Tensor, "F 2 n"]:
@@ -90,21 +82,24 @@ def _combine(columns: Sequence[Tensor], x: Tensor | None, y: Tensor | None) -> T
     return first if y is None else torch.addcmul(first, columns[1], y[:, None])
 
 
-def linearize_rows(rows: Rows, wanted: Sequence[int], loss: RobustLoss) -> Slopes:
+def linearize_rows(
+    rows: Rows, wanted: Sequence[int], loss: robust.Loss = robust.Loss.NONE, loss_scale: float = 1.0
+) -> Slopes:
     """Residuals as ``residual_rows`` gives them, weighted as iterated least squares asks, with derivatives.
 
     Args:
         rows: the observations.
         wanted: coordinates of a row's block to differentiate by: 0-5 the pose's update, from 6 the camera's parameters.
         loss: its derivative is the squared weight.
+        loss_scale: residual norm, in standard deviations, at which it bends.
     """
     x, y, z = rows.xyz_cam.unbind(1)
     seen = camera_models.project_slopes(rows.model, rows.params[:, None], x, y, z)
     residual = _whitened(rows, seen.x, seen.y, seen.in_front)
-    if loss.kind is robust.Loss.NONE:
+    if loss is robust.Loss.NONE:
         scale = seen.regular.to(x.dtype)[:, None]
     else:
-        root = robust.evaluate(loss.kind, residual.square().sum(1), loss.scale)[1].sqrt()
+        root = robust.evaluate(loss, residual.square().sum(1), loss_scale)[1].sqrt()
         residual = residual * root[:, None]
         scale = torch.where(seen.regular, root, 0.0)[:, None]
     whitening = [column * scale for column in rows.whitening.unbind(1)]
