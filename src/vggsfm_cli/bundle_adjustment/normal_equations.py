@@ -71,8 +71,11 @@ class SchurSystem:
         ]
         root = torch.where(self.unknowns.params_free.any(-1), problem.log_focal_spread[b].reciprocal(), 0.0)
         self._prior_root = root.to(dtype) if bool((root > 0).any()) else None
-        self._used = torch.zeros_like(root, dtype=torch.bool)
-        self._used[problem.cameras.camera_index[b][self.layout.seen]] = True
+        used = problem.cameras.camera_index[b][self.layout.seen].unique().tolist()
+        width = problem.cameras.params.shape[-1]
+        focals = [c * width + k for c in used for k in camera_models.focal_indices(problem.cameras.models[c])]
+        self._focals = torch.tensor(focals, dtype=torch.long, device=self.layout.device)
+        self.diagonal = torch.tensor(small_matrices.DIAGONAL, device=self.layout.device)
         self._scratch: Tensor | None = None
 
     def scratch(self, width: int) -> Float[Tensor, "s 3 W"]:
@@ -129,13 +132,14 @@ class SchurSystem:
         total = state.params.new_zeros((), dtype=torch.float64)
         for batch in self.layout.batches:
             squared = residual_rows(self._rows(batch, state, xyz)).square().sum(1)
-            value, _ = robust.evaluate(loss.kind, squared, loss.scale)
-            total = total + (value * batch.real).sum(dtype=torch.float64)
-        for name, cameras in self._models:
-            focals = state.params[cameras][:, : len(camera_models.focal_indices(name))]
-            total = torch.where(((focals > 0).all(-1) | ~self._used[cameras]).all(), total, torch.inf)
+            total = total + _total(robust.evaluate(loss.kind, squared, loss.scale)[0], batch)
+        return self._with_prior(total, state)
+
+    def _with_prior(self, total: Float[Tensor, ""], state: State) -> Float[Tensor, ""]:
+        """The cost when the losses of the observations add up to ``total``."""
         if self._prior_root is not None:
             total = total + self._prior(state)[1].square().sum()
+        total = torch.where((state.params.flatten()[self._focals] > 0).all(), total, torch.inf)
         return 0.5 * torch.nan_to_num(total, nan=torch.inf, posinf=torch.inf)
 
     def _prior(self, state: State) -> tuple[Float[Tensor, "C P"], Float[Tensor, " C"]]:
@@ -157,7 +161,7 @@ class SchurSystem:
         of_pose = rows.new_zeros(len(rows), len(self.unknowns.wanted) - len(wanted))
         columns = torch.cat([of_pose, rows[:, wanted], errors[:, None]], -1)
         camera_index = self.unknowns.camera_index
-        frame = torch.zeros_like(self._used, dtype=camera_index.dtype)
+        frame = torch.zeros_like(rows[:, 0], dtype=camera_index.dtype)
         seen = self.layout.seen.nonzero().flatten()
         frame[camera_index[seen]] = seen
         assert self._prior_root is not None
@@ -171,25 +175,28 @@ class SchurSystem:
         blocks = xyz.new_zeros(len(layout.seen), width, width)
         points = xyz.new_zeros(9, len(layout.active))
         slopes, behind = [], torch.zeros((), dtype=torch.long, device=xyz.device)
+        total = xyz.new_zeros((), dtype=torch.float64)
         loss = self.problem.loss
         for batch in layout.batches:
-            at = linearize_rows(
-                self._rows(batch, state, xyz), unknowns.wanted, self.problem.loss.kind, self.problem.loss.scale
-            )
+            at = linearize_rows(self._rows(batch, state, xyz), unknowns.wanted, loss.kind, loss.scale)
             flat = at.columns.flatten(2)
             blocks.index_add_(0, batch.frame, flat @ flat.mT)
             if self.problem.points_free:
                 each = small_matrices.products(at.by_point, at.columns[:, -1])
                 points.index_add_(1, batch.point.flatten(), each.movedim(1, 0).flatten(1))
+            total = total + _total(at.value, batch)
             behind += (~at.in_front & batch.real).count_nonzero()
             slopes.append(at)
         if self._prior_root is not None:
             blocks = blocks.index_add(0, *self._prior_blocks(state))
         return NormalEquations(
             system=self,
+            state=state,
+            cost=self._with_prior(total, state),
             slopes=slopes,
             blocks=blocks,
             points=points,
+            diagonal_points=points[self.diagonal],
             diagonal_cameras=unknowns.add_vectors(blocks.diagonal(dim1=1, dim2=2)[:, :-1]),
             gradient_cameras=unknowns.add_vectors(blocks[:, :-1, -1]),
             behind=int(behind),
@@ -202,17 +209,22 @@ class NormalEquations:
 
     Attributes:
         system: what they belong to.
+        state, cost: where, and what that costs.
         slopes: whitened, weighted Jacobians of each batch.
         blocks: ``B``, one block a frame, with the gradient in the last row and column.
         points: six numbers of ``C`` and three of the gradient for each point.
-        diagonal_cameras, gradient_cameras: diagonal of ``B``, and gradient of the cost by the unknowns of cameras.
+        diagonal_points, diagonal_cameras: diagonals of ``C`` and ``B``.
+        gradient_cameras: gradient of the cost by the unknowns of cameras.
         behind: observations behind their cameras, which take no part.
     """
 
     system: SchurSystem
+    state: State
+    cost: Float[Tensor, ""]
     slopes: list[Slopes]
     blocks: Float[Tensor, "S W W"]
     points: Float[Tensor, "9 K"]
+    diagonal_points: Float[Tensor, "3 K"]
     diagonal_cameras: Float[Tensor, " D"]
     gradient_cameras: Float[Tensor, " D"]
     behind: int
@@ -221,11 +233,6 @@ class NormalEquations:
     def gradient_points(self) -> Float[Tensor, "3 K"]:
         """Gradient of the cost by the observed points."""
         return self.points[6:]
-
-    @property
-    def diagonal_points(self) -> Float[Tensor, "3 K"]:
-        """Diagonal of ``C``."""
-        return self.points[list(small_matrices.DIAGONAL)]
 
     def constant_cost(self) -> float:
         """The part of the cost that comes from points behind cameras and does not change with small steps."""
@@ -236,12 +243,12 @@ class NormalEquations:
         return 0.5 * self.behind * float(each)
 
     @torch.no_grad()
-    def largest_cosine(self, cost: Float[Tensor, ""]) -> float:
+    def largest_cosine(self) -> float:
         """Largest cosine of an angle between the residuals and a column of the Jacobian."""
         parts = [self.gradient_cameras.abs() * self.diagonal_cameras.clamp(min=1e-30).rsqrt()]
         parts.append((self.gradient_points.abs() * self.diagonal_points.clamp(min=1e-30).rsqrt()).flatten())
         both = torch.cat(parts)
-        return float(both.max() / (2 * cost).sqrt()) if both.numel() else 0.0
+        return float(both.max() / (2 * self.cost).sqrt()) if both.numel() else 0.0
 
     @torch.no_grad()
     def promised_fall(self, cameras: Float[Tensor, " D"], points: Float[Tensor, "3 K"], damping: float) -> float:
@@ -264,8 +271,7 @@ class NormalEquations:
         if system.problem.points_free:
             diagonal = self.diagonal_points
             ridge = damping * diagonal + 1e-12 * diagonal.sum(0) + torch.finfo(diagonal.dtype).tiny
-            rows = torch.tensor(small_matrices.DIAGONAL, device=ridge.device)
-            root = small_matrices.inverse_cholesky(self.points[:6].index_add(0, rows, ridge))
+            root = small_matrices.inverse_cholesky(self.points[:6].index_add(0, system.diagonal, ridge))
             coupling, eliminated = self._coupling(root)
             own = own - eliminated
             if system.pairs:
@@ -296,6 +302,10 @@ class NormalEquations:
         if buffer is None:
             buffer = torch.cat([*pieces, root.new_zeros(1, 3, width)])
         return buffer, eliminated
+
+
+def _total(values: Float[Tensor, "F n"], batch: RowBatch) -> Float[Tensor, ""]:
+    return (values * batch.real).sum(dtype=torch.float64)
 
 
 def at_points(values: Float[Tensor, "k K"], batch: RowBatch) -> Float[Tensor, "F k n"]:

@@ -54,11 +54,13 @@ class Slopes:
         columns: derivatives by the wanted coordinates of the row's block, and the residual as the last.
         by_point: derivatives by the point.
         in_front: False where the residual is the constant for points behind the camera, without derivatives.
+        value: robust loss of the residual.
     """
 
     columns: Float[Tensor, "F W 2 n"]
     by_point: Float[Tensor, "F 3 2 n"]
     in_front: Bool[Tensor, "F n"]
+    value: Float[Tensor, "F n"]
 
 
 def residual_rows(rows: Rows) -> Float[Tensor, "F 2 n"]:
@@ -96,10 +98,11 @@ def linearize_rows(
     x, y, z = rows.xyz_cam.unbind(1)
     seen = camera_models.project_slopes(rows.model, rows.params[:, None], x, y, z)
     residual = _whitened(rows, seen.x, seen.y, seen.in_front)
+    value, weight = robust.evaluate(loss, residual.square().sum(1), loss_scale)
     if loss is robust.Loss.NONE:
         scale = seen.regular.to(x.dtype)[:, None]
     else:
-        root = robust.evaluate(loss, residual.square().sum(1), loss_scale)[1].sqrt()
+        root = weight.sqrt()
         residual = residual * root[:, None]
         scale = torch.where(seen.regular, root, 0.0)[:, None]
     whitening = [column * scale for column in rows.whitening.unbind(1)]
@@ -119,4 +122,4 @@ def linearize_rows(
         chosen.append(columns[k] if k < POSE else of_params)
     by_cam = torch.stack([a, b, c], 1)
     by_point = (rows.cam_from_world[..., :3].mT @ by_cam.flatten(2)).reshape(by_cam.shape)
-    return Slopes(columns=torch.stack([*chosen, residual], 1), by_point=by_point, in_front=seen.in_front)
+    return Slopes(columns=torch.stack([*chosen, residual], 1), by_point=by_point, in_front=seen.in_front, value=value)

@@ -133,40 +133,43 @@ class SchurAdjuster(BundleAdjuster):
 
     def _iterate(self, system: SchurSystem) -> _Solved:
         config = self.config
-        state = system.start()
-        cost = cost_initial = system.cost(state)
+        if system.empty:
+            cost = system.cost(system.start())
+            return _Solved(
+                state=system.start(), status=SolveStatus.EMPTY, cost_initial=cost, cost=cost, iterations=0, damping=0.0
+            )
+        normal = system.normal_equations(system.start())
+        cost_initial = normal.cost
         damping, growth, rejections, steps = config.initial_damping, 2.0, 0, 0
 
         def finish(status: SolveStatus) -> _Solved:
             return _Solved(
-                state=state, status=status, cost_initial=cost_initial, cost=cost, iterations=steps, damping=damping
+                state=normal.state,
+                status=status,
+                cost_initial=cost_initial,
+                cost=normal.cost,
+                iterations=steps,
+                damping=damping,
             )
 
-        if system.empty:
-            return finish(SolveStatus.EMPTY)
-        if not bool(cost.isfinite()):
+        if not bool(cost_initial.isfinite()):
             return finish(SolveStatus.NOT_FINITE)
         negligible = system.layout.count * NEGLIGIBLE_RESIDUAL**2
-        normal = None
         for _ in range(config.max_iterations):
-            if float(cost.detach()) <= negligible:
+            if float(normal.cost.detach()) <= negligible:
                 return finish(SolveStatus.COST)
-            normal = normal or system.normal_equations(state)
-            if normal.largest_cosine(cost) < config.gradient_tolerance:
+            if normal.largest_cosine() < config.gradient_tolerance:
                 return finish(SolveStatus.GRADIENT)
             step = self._step(normal, damping)
-            candidate = system.move(state, *step)
-            candidate_cost = system.cost(candidate)
+            candidate = system.normal_equations(system.move(normal.state, *step))
             promised = normal.promised_fall(*step, damping)
-            fall = float((cost - candidate_cost).detach())
+            fall = float((normal.cost - candidate.cost).detach())
             if fall > 0 and promised > 0:
-                steps += 1
-                state, cost = candidate, candidate_cost
+                steps, normal = steps + 1, candidate
                 damping = max(damping * max(1 / 3, 1 - (2 * fall / promised - 1) ** 3), 1e-12)
                 growth, rejections = 2.0, 0
-                if fall < config.cost_tolerance * (float(cost.detach()) - normal.constant_cost()):
+                if fall < config.cost_tolerance * (float(normal.cost.detach()) - normal.constant_cost()):
                     return finish(SolveStatus.COST)
-                normal = None
             else:
                 damping, growth, rejections = damping * growth, growth * 2, rejections + 1
                 if rejections > config.max_rejections:
