@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vggsfm_cli.bundle_adjustment.problem import BundleProblem
 
-BATCH_ITEMS = 8192
+BATCH_ITEMS = 16384
 """Items of a batch, if it is more than one list: intermediate results of so many stay in a core's cache."""
 
 PADDING = 1.25
@@ -130,7 +130,7 @@ class Layout:
             second.append(order[same + lag])
         if not first:
             return []
-        one, two, frames = torch.cat(first), torch.cat(second), len(self.seen)
+        one, two, frames = torch.cat(first), torch.cat(second), self.seen.shape[0]
         key, by_key = (self._frame[one] * frames + self._frame[two]).sort()
         keys, lengths = torch.unique_consecutive(key, return_counts=True)
         ends = lengths.cumsum(0)
@@ -141,7 +141,7 @@ class Layout:
         batches, widths = [], lengths.tolist()
         for start, stop in cut(widths):
             index, real = spread(begin[start:stop], lengths[start:stop], widths[start])
-            index = torch.where(real, index, len(one) - 1)
+            index = torch.where(real, index, one.shape[0] - 1)
             batches.append(
                 PairBatch(
                     first_frame=torch.div(keys[start:stop], frames, rounding_mode="floor"),

@@ -172,8 +172,8 @@ class SchurSystem:
         """Linearise around ``state``."""
         layout, unknowns, xyz = self.layout, self.unknowns, self._observed(state)
         width = len(unknowns.wanted) + 1
-        blocks = xyz.new_zeros(len(layout.seen), width, width)
-        points = xyz.new_zeros(9, len(layout.active))
+        blocks = xyz.new_zeros(layout.seen.shape[0], width, width)
+        points = xyz.new_zeros(9, layout.active.shape[0])
         slopes, behind = [], torch.zeros((), dtype=torch.long, device=xyz.device)
         total = xyz.new_zeros((), dtype=torch.float64)
         loss = self.problem.loss
@@ -266,7 +266,7 @@ class NormalEquations:
         """
         system, own = self.system, self.blocks[:, :-1, :-1]
         added = damping * self.diagonal_cameras.clamp(min=1e-12)
-        mixed = own.new_zeros(len(system.pattern.first), *own.shape[1:])
+        mixed = own.new_zeros(system.pattern.first.shape[0], *own.shape[1:])
         root, coupling = None, None
         if system.problem.points_free:
             diagonal = self.diagonal_points
@@ -285,11 +285,12 @@ class NormalEquations:
         # filled in place without a graph; kept from one call to the next, since fresh memory of this size is slow
         buffer = None if torch.is_grad_enabled() else system.scratch(width)
         pieces = []
-        eliminated = self.blocks.new_zeros(len(self.blocks), width, width)
+        eliminated = self.blocks.new_zeros(self.blocks.shape[0], width, width)
         for batch, at in zip(system.layout.batches, self.slopes, strict=True):
             i00, i10, i20, i11, i21, i22 = at_points(root, batch).unsqueeze(2).unbind(1)
             x, y, z = at.by_point.unbind(1)
-            whitened = torch.stack([i00 * x, i10 * x + i11 * y, i20 * x + i21 * y + i22 * z], 1)[:, :, None]
+            parts = [i00 * x, torch.addcmul(i10 * x, i11, y), torch.addcmul(torch.addcmul(i20 * x, i21, y), i22, z)]
+            whitened = torch.stack(parts, 1)[:, :, None]
             columns = at.columns[:, None, :-1]
             each = torch.addcmul(whitened[..., 0, :] * columns[..., 0, :], whitened[..., 1, :], columns[..., 1, :])
             rows = each.permute(0, 3, 1, 2)
@@ -311,7 +312,7 @@ def _total(values: Float[Tensor, "F n"], batch: RowBatch) -> Float[Tensor, ""]:
 def at_points(values: Float[Tensor, "k K"], batch: RowBatch) -> Float[Tensor, "F k n"]:
     """Values of the point of each observation of a batch."""
     rows, count = batch.point.shape
-    index = batch.point[:, None].expand(rows, len(values), count)
+    index = batch.point[:, None].expand(rows, values.shape[0], count)
     return values.expand(rows, *values.shape).gather(2, index)
 
 
@@ -354,11 +355,11 @@ class ReducedSystem:
         """``Y^T v``."""
         assert self.coupling is not None
         system = self.normal.system
-        blocks = points.new_zeros(len(system.layout.seen), self.coupling.shape[2])
+        blocks = points.new_zeros(system.layout.seen.shape[0], self.coupling.shape[2])
         rows = points.T.contiguous()
         for batch in system.layout.batches:
             flat = self.coupling[batch.slots].unflatten(0, batch.point.shape).flatten(1, 2)
-            values = rows.index_select(0, batch.point.flatten()).reshape(len(batch.frame), -1, 1)
+            values = rows.index_select(0, batch.point.flatten()).reshape(batch.frame.shape[0], -1, 1)
             blocks.index_add_(0, batch.frame, (flat.mT @ values).squeeze(-1))
         return system.unknowns.add_vectors(blocks)
 
@@ -367,7 +368,7 @@ class ReducedSystem:
         assert self.coupling is not None
         system = self.normal.system
         spread = system.unknowns.spread(cameras)
-        out = cameras.new_zeros(len(system.layout.active), 3)
+        out = cameras.new_zeros(system.layout.active.shape[0], 3)
         for batch in system.layout.batches:
             flat = self.coupling[batch.slots].unflatten(0, batch.point.shape).flatten(1, 2)
             values = flat @ spread[batch.frame][..., None]

@@ -84,6 +84,11 @@ def _combine(columns: Sequence[Tensor], x: Tensor | None, y: Tensor | None) -> T
     return first if y is None else torch.addcmul(first, columns[1], y[:, None])
 
 
+def _minus(value: Tensor, factor: Tensor, other: Tensor) -> Tensor:
+    """``value - factor * other`` in one pass."""
+    return torch.addcmul(value, factor, other, value=-1)
+
+
 def linearize_rows(
     rows: Rows, wanted: Sequence[int], loss: robust.Loss = robust.Loss.NONE, loss_scale: float = 1.0
 ) -> Slopes:
@@ -108,12 +113,12 @@ def linearize_rows(
     whitening = [column * scale for column in rows.whitening.unbind(1)]
     a = _combine(whitening, *seen.by_u) * seen.inverse_depth[:, None]
     b = _combine(whitening, *seen.by_v) * seen.inverse_depth[:, None]
-    c = -torch.addcmul(seen.u[:, None] * a, seen.v[:, None], b)
+    c = _minus(-seen.u[:, None] * a, seen.v[:, None], b)
     columns: list[Tensor] = []
     if any(k < POSE for k in wanted):
         x, y, z = x[:, None], y[:, None], z[:, None]
         # d(exp(w) x)/dw = -hat(x), and -a^T hat(x) = x cross a
-        columns = [y * c - z * b, z * a - x * c, x * b - y * a, a, b, c]
+        columns = [_minus(y * c, z, b), _minus(z * a, x, c), _minus(x * b, y, a), a, b, c]
     of_model = POSE + len(seen.by_params)
     zero = torch.zeros_like(a) if any(k >= of_model for k in wanted) else a
     chosen = []

@@ -24,22 +24,24 @@ def inverse_cholesky(matrix: Float[Tensor, "6 K"]) -> Float[Tensor, "6 K"]:
     a00, a10, a20, a11, a21, a22 = matrix.unbind(0)
     i00 = a00.clamp(min=tiny).rsqrt()
     l10, l20 = a10 * i00, a20 * i00
-    i11 = (a11 - l10 * l10).clamp(min=tiny).rsqrt()
-    l21 = (a21 - l20 * l10) * i11
-    i22 = (a22 - l20 * l20 - l21 * l21).clamp(min=tiny).rsqrt()
-    i10 = -l10 * i00 * i11
-    return torch.stack([i00, i10, -(l20 * i00 + l21 * i10) * i22, i11, -l21 * i11 * i22, i22])
+    i11 = torch.addcmul(a11, l10, l10, value=-1).clamp(min=tiny).rsqrt()
+    l21 = torch.addcmul(a21, l20, l10, value=-1) * i11
+    left = torch.addcmul(torch.addcmul(a22, l20, l20, value=-1), l21, l21, value=-1)
+    i22 = left.clamp(min=tiny).rsqrt()
+    n00, n22 = -i00, -i22
+    i10 = l10 * n00 * i11
+    return torch.stack([i00, i10, torch.addcmul(l20 * i00, l21, i10) * n22, i11, l21 * i11 * n22, i22])
 
 
 def times(root: Float[Tensor, "6 K"], vector: Float[Tensor, "3 K"]) -> Float[Tensor, "3 K"]:
     """``F v`` with ``F`` lower triangular."""
     i00, i10, i20, i11, i21, i22 = root.unbind(0)
     x, y, z = vector.unbind(0)
-    return torch.stack([i00 * x, i10 * x + i11 * y, i20 * x + i21 * y + i22 * z])
+    return torch.stack([i00 * x, torch.addcmul(i10 * x, i11, y), torch.addcmul(i20 * x + i21 * y, i22, z)])
 
 
 def transposed_times(root: Float[Tensor, "6 K"], vector: Float[Tensor, "3 K"]) -> Float[Tensor, "3 K"]:
     """``F^T v`` with ``F`` lower triangular."""
     i00, i10, i20, i11, i21, i22 = root.unbind(0)
     x, y, z = vector.unbind(0)
-    return torch.stack([i00 * x + i10 * y + i20 * z, i11 * y + i21 * z, i22 * z])
+    return torch.stack([torch.addcmul(i00 * x + i10 * y, i20, z), torch.addcmul(i11 * y, i21, z), i22 * z])
