@@ -23,6 +23,10 @@ KEPT_MEMORY = 31 * 2**20
 """Bytes. The C library of Linux takes the largest block freed so far, up to 32 MiB, for the size of memory that it
 keeps instead of giving it back; without it, each iteration on a small problem gets and clears its memory anew."""
 
+LONGEST_STRETCH = 1.7
+FARTHEST_EXCESS = 1.5
+"""Beyond this the cost is far from any quadratic, and steps are taken as they are."""
+
 Backward = Literal["unroll", "truncated", "implicit"]
 """How gradients pass through the solver: through every step taken; through a few more steps from the solution; or by
 the implicit function theorem at the solution, which is exact there and needs the memory of one step."""
@@ -155,23 +159,42 @@ class SchurAdjuster(BundleAdjuster):
         if not bool(cost_initial.isfinite()):
             return finish(SolveStatus.NOT_FINITE)
         negligible = system.layout.count * NEGLIGIBLE_RESIDUAL**2
+        excess = 0.0
         for _ in range(config.max_iterations):
             if float(normal.cost.detach()) <= negligible:
                 return finish(SolveStatus.COST)
             if normal.largest_cosine() < config.gradient_tolerance:
                 return finish(SolveStatus.GRADIENT)
             step = self._step(normal, damping)
-            candidate = system.normal_equations(system.move(normal.state, *step))
             promised = normal.promised_fall(*step, damping)
+            stretch = _stretch(excess)
+            candidate = system.normal_equations(system.move(normal.state, stretch * step[0], stretch * step[1]))
             fall = float((normal.cost - candidate.cost).detach())
             if fall > 0 and promised > 0:
                 steps, normal = steps + 1, candidate
-                damping = max(damping * max(1 / 3, 1 - (2 * fall / promised - 1) ** 3), 1e-12)
+                # a quadratic through the slope, 2 promised, and the fall: what a step of length one would have gained
+                gain = 2 + (fall / promised - 2 * stretch) / stretch**2
+                damping = max(damping * max(1 / 3, 1 - (2 * gain - 1) ** 3), 1e-12)
                 growth, rejections = 2.0, 0
+                excess = 0.0 if torch.is_grad_enabled() else gain - 1
                 if fall < config.cost_tolerance * (float(normal.cost.detach()) - normal.constant_cost()):
                     return finish(SolveStatus.COST)
+            elif stretch > 1:
+                excess = 0.0
             else:
                 damping, growth, rejections = damping * growth, growth * 2, rejections + 1
                 if rejections > config.max_rejections:
                     return finish(SolveStatus.NO_STEP)
         return finish(SolveStatus.ITERATIONS)
+
+
+def _stretch(excess: float) -> float:
+    """How far to go along a step, when the last one gained more than its model promised, by this share.
+
+    Iterated reweighting takes the loss for more curved than it is, by a factor that changes little from one step to
+    the next: ``1 + excess`` times the promise is what a quadratic gains whose curvature is ``1 - excess`` times the
+    model's, and its minimum lies at ``1 / (1 - excess)``.
+    """
+    if not 0 < excess < FARTHEST_EXCESS:
+        return 1.0
+    return min(1 / max(1 - excess, 1e-3), LONGEST_STRETCH)
