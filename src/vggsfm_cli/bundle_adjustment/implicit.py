@@ -7,9 +7,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vggsfm_cli.bundle_adjustment.camera_matrix import conjugate_gradients
 from vggsfm_cli.bundle_adjustment.normal_equations import SchurSystem, State
 
 PRECONDITIONER_DAMPING = 1e-9
+PRECONDITIONER_TOLERANCE = 1e-9
+"""Where the preconditioner itself iterates, it must do so to the end: conjugate gradients need a constant one."""
+
+TOLERANCE = 1e-12
 MAX_CONJUGATE_STEPS = 100
 
 
@@ -28,8 +33,8 @@ def _join_step(cameras: Tensor, points: Tensor) -> Tensor:
 
 
 def _split_step(system: SchurSystem, flat: Tensor) -> tuple[Tensor, Tensor]:
-    points = flat[system.unknowns :].reshape(3, -1)
-    return flat[: system.unknowns], points if system.problem.points_free else torch.zeros_like(points)
+    points = flat[system.unknowns.count :].reshape(3, -1)
+    return flat[: system.unknowns.count], points if system.problem.points_free else torch.zeros_like(points)
 
 
 class _Implicit(torch.autograd.Function):
@@ -49,7 +54,7 @@ class _Implicit(torch.autograd.Function):
 
 
 def _solve_hessian(system: SchurSystem, state: State, rhs: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """``H^-1 rhs`` by conjugate gradients, preconditioned by the Gauss-Newton system (Nocedal & Wright, Alg. 5.3)."""
+    """``H^-1 rhs`` by conjugate gradients, preconditioned by the Gauss-Newton system."""
     constant = State(
         cam_from_world=state.cam_from_world.detach(), params=state.params.detach(), xyz_world=state.xyz_world.detach()
     )
@@ -58,25 +63,13 @@ def _solve_hessian(system: SchurSystem, state: State, rhs: Float[Tensor, " n"]) 
         normal = system.normal_equations(system.move(constant, *_split_step(system, step)))
         gradient = _join_step(normal.gradient_cameras, normal.gradient_points)
     with torch.no_grad():
-        factor = system.normal_equations(constant).factor(PRECONDITIONER_DAMPING)
+        factor = system.normal_equations(constant).factor(PRECONDITIONER_DAMPING, PRECONDITIONER_TOLERANCE)
 
     def precondition(vector: Tensor) -> Tensor:
         return -_join_step(*factor.solve(*_split_step(system, vector)))
 
-    residual = _join_step(*_split_step(system, rhs)).detach()
-    solution, preconditioned = torch.zeros_like(residual), precondition(residual)
-    direction, along = preconditioned, residual @ preconditioned
-    enough = 1e-24 * along
-    for _ in range(MAX_CONJUGATE_STEPS):
-        if bool(along <= enough):
-            break
-        (bent,) = torch.autograd.grad(gradient, step, direction, retain_graph=True)
-        curvature = direction @ bent
-        if bool(curvature <= 0):  # not a strict minimum: the best that the directions so far can do
-            break
-        solution = solution + along / curvature * direction
-        residual = residual - along / curvature * bent
-        preconditioned = precondition(residual)
-        before, along = along, residual @ preconditioned
-        direction = preconditioned + along / before * direction
-    return solution
+    def times(vector: Tensor) -> Tensor:
+        return torch.autograd.grad(gradient, step, vector, retain_graph=True)[0]
+
+    rhs = _join_step(*_split_step(system, rhs)).detach()
+    return conjugate_gradients(times, precondition, rhs, TOLERANCE, MAX_CONJUGATE_STEPS)

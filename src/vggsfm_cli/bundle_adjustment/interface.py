@@ -39,6 +39,8 @@ class Solution:
         iterations: steps taken, for each scene.
         params_covariance: posterior covariance of the camera parameters, scaled by the residuals; zero where fixed;
             None unless asked for.
+        poses_covariance: likewise of the poses' updates (rotation, translation; see ``problem.py``).
+        points_covariance: likewise of the points.
     """
 
     cameras: Cameras
@@ -48,6 +50,8 @@ class Solution:
     cost_final: Float[Tensor, " B"]
     iterations: tuple[int, ...]
     params_covariance: Float[Tensor, "B C P P"] | None = None
+    poses_covariance: Float[Tensor, "B S 6 6"] | None = None
+    points_covariance: Float[Tensor, "B N 3 3"] | None = None
 
 
 class BundleAdjuster(nn.Module, ABC):

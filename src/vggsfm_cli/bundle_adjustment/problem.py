@@ -12,13 +12,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vggsfm_cli.bundle_adjustment.residual import POSE, Rows, linearize_rows, residual_rows
 from vggsfm_cli.errors import InputError
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import pose, robust, rotation
 from vggsfm_cli.scene import CameraPriors, Cameras, Points, Reconstruction, TensorRecord, Tracks
-
-BEHIND_RESIDUAL = 1000.0
-"""Residual norm (in standard deviations) of a point behind its camera; constant, so it only discourages such steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,9 +316,8 @@ def residuals(
         xy: observed stored pixels.
         whitening: upper triangular.
     """
-    xyz_cam = _in_camera(cam_from_world, xyz_world)
-    projected, in_front = camera_models.project(model, params, xyz_cam.movedim(0, -1))
-    return _whitened_error(projected, xy, in_front, whitening)
+    rows = _rows(model, cam_from_world, params, xyz_world, xy, whitening)
+    return residual_rows(rows).movedim(1, -1).reshape(-1, 2)
 
 
 def linearize(
@@ -331,42 +328,36 @@ def linearize(
     xy: Float[Tensor, "M 2"],
     whitening: Float[Tensor, "M 2 2"],
 ) -> Linearization:
-    """Whitened residuals as ``residuals`` gives them, with analytic derivatives.
-
-    In memory the results lie component by component, as ``camera.project_jacobian`` gives them.
-    """
-    xyz_cam = _in_camera(cam_from_world, xyz_world)
-    projected, in_front, by_xyz, by_params = camera_models.project_jacobian(model, params, xyz_cam.movedim(0, -1))
-    by_cam = _whitened(whitening, by_xyz)  # [2, 3, M]
-    x, y, z = xyz_cam
-    # d(exp(w) x)/dw = -hat(x), and -a^T hat(x) = x cross a
-    a, b, c = by_cam.unbind(1)
-    by_rotation = torch.stack([y * c - z * b, z * a - x * c, x * b - y * a], 1)
-    rotation_rows = cam_from_world[..., :3].movedim((-2, -1), (0, 1)).reshape(3, 3, -1)
-    by_point = a[:, None] * rotation_rows[0] + b[:, None] * rotation_rows[1] + c[:, None] * rotation_rows[2]
+    """Whitened residuals as ``residuals`` gives them, with analytic derivatives; no robust weights."""
+    rows = _rows(model, cam_from_world, params, xyz_world, xy, whitening)
+    slopes = linearize_rows(rows, range(POSE + params.shape[-1]))
+    columns = slopes.columns.permute(0, 3, 2, 1).flatten(0, 1)
     return Linearization(
-        residual=_whitened_error(projected, xy, in_front, whitening),
-        in_front=in_front,
-        by_pose=torch.cat([by_rotation, by_cam], 1).movedim(-1, 0),
-        by_params=_whitened(whitening, by_params).movedim(-1, 0),
-        by_point=by_point.movedim(-1, 0),
+        residual=columns[..., -1],
+        in_front=slopes.in_front.flatten(),
+        by_pose=columns[..., :POSE],
+        by_params=columns[..., POSE:-1],
+        by_point=slopes.by_point.permute(0, 3, 2, 1).flatten(0, 1),
     )
 
 
-def _in_camera(cam_from_world: Tensor, xyz_world: Tensor) -> Float[Tensor, "3 M"]:
-    x, y, z = xyz_world.unbind(-1)
-    rows = [cam_from_world[..., i, :].unbind(-1) for i in range(3)]
-    return torch.stack([a * x + b * y + c * z + d for a, b, c, d in rows])
+def _rows(model: str, cam_from_world: Tensor, params: Tensor, xyz_world: Tensor, xy: Tensor, whitening: Tensor) -> Rows:
+    """One row for one camera, or as many of one observation each."""
+    poses = cam_from_world.reshape(-1, 3, 4)
+    count = max(len(poses), params.numel() // params.shape[-1])
 
+    def by_row(values: Tensor) -> Tensor:
+        """The observations last: one row of all, or rows of one."""
+        return values.movedim(0, -1)[None] if count == 1 else values[..., None]
 
-def _whitened_error(projected: Tensor, xy: Tensor, in_front: Tensor, whitening: Tensor) -> Float[Tensor, "M 2"]:
-    error = _whitened(whitening, (projected - xy).unsqueeze(-1)).squeeze(1)
-    return torch.where(in_front, error, error.new_full((), BEHIND_RESIDUAL / 2**0.5)).mT
-
-
-def _whitened(whitening: Float[Tensor, "M 2 2"], matrix: Float[Tensor, "M 2 k"]) -> Float[Tensor, "2 k M"]:
-    first, second = matrix.movedim(0, -1)
-    return torch.stack([whitening[:, 0, 0] * first + whitening[:, 0, 1] * second, whitening[:, 1, 1] * second])
+    return Rows(
+        model=model,
+        cam_from_world=poses.expand(count, 3, 4),
+        params=params.reshape(-1, params.shape[-1]).expand(count, -1),
+        xyz_world=by_row(xyz_world),
+        xy=by_row(xy),
+        whitening=by_row(whitening.mT),
+    )
 
 
 def move_poses(cam_from_world: Float[Tensor, "*b 3 4"], update: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 3 4"]:

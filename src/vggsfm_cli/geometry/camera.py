@@ -5,6 +5,8 @@ one tensor. Pixels have a corner origin: the centre of the top-left pixel is (0.
 of its camera models; for the fisheye model, Kannala & Brandt (PAMI 2006) as OpenCV writes it.
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -48,21 +50,20 @@ def distortion_indices(model: str) -> tuple[int, ...]:
     return tuple(i for i, name in enumerate(PARAM_NAMES[model]) if name[0] in "kp")
 
 
-def _split(model: str, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Focal lengths ``[..., 1 or 2]``, principal point ``[..., 2]`` and distortion parameters ``[..., K]``."""
-    foci, count = len(focal_indices(model)), num_params(model)
-    return params[..., :foci], params[..., foci : foci + 2], params[..., foci + 2 : count]
+Components = tuple[Tensor, ...]
+"""One tensor for each component of a vector."""
 
 
-def _join(*rows: list[Tensor]) -> Tensor:
-    """A vector ``[..., n]`` of one list of components, or a matrix ``[..., r, n]`` of r of them.
+def _split(model: str, params: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Components]:
+    """Focal lengths (twice the same tensor where there is one), principal point and distortion parameters."""
+    values = params.unbind(-1)[: num_params(model)]
+    foci = len(focal_indices(model))
+    return (values[0], values[foci - 1]), (values[foci], values[foci + 1]), values[foci + 2 :]
 
-    In memory each component is contiguous over the batch: elementwise arithmetic on components is then vectorised.
-    """
-    flat = torch.stack(torch.broadcast_tensors(*[entry for row in rows for entry in row]))
-    if len(rows) == 1:
-        return flat.movedim(0, -1)
-    return flat.reshape(len(rows), -1, *flat.shape[1:]).movedim((0, 1), (-2, -1))
+
+def _join(components: list[Tensor]) -> Tensor:
+    """A vector ``[..., n]`` of its components; in memory each component is contiguous over the batch."""
+    return torch.stack(torch.broadcast_tensors(*components)).movedim(0, -1)
 
 
 def _radial(model: str, extra: tuple[Tensor, ...], r2: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -98,54 +99,56 @@ def _fisheye_radial(extra: tuple[Tensor, ...], r2: Tensor) -> tuple[Tensor, Tens
     return distorted - 1, change, by_extra
 
 
-def distort(model: str, extra: Float[Tensor, "*k K"], uv: Float[Tensor, "*b 2"]) -> Float[Tensor, "*r 2"]:
-    """Distorted position on the z = 1 plane of an ideal position there; batch axes broadcast."""
-    if extra.shape[-1] == 0:
-        return uv
-    u, v = uv.unbind(-1)
-    k = extra.unbind(-1)
+def _distort(model: str, extra: Components, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Distorted position on the z = 1 plane of an ideal position there."""
+    if not extra:
+        return u, v
     r2 = u * u + v * v
-    stretch, _, _ = _radial(model, k, r2)
+    stretch, _, _ = _radial(model, extra, r2)
     x, y = u + u * stretch, v + v * stretch
     if model == "OPENCV":
-        p1, p2 = k[2:]
+        p1, p2 = extra[2:]
         x = x + 2 * p1 * u * v + p2 * (r2 + 2 * u * u)
         y = y + 2 * p2 * u * v + p1 * (r2 + 2 * v * v)
-    return _join([x, y])
+    return x, y
 
 
-def distort_jacobian(
-    model: str, extra: Float[Tensor, "*k K"], uv: Float[Tensor, "*b 2"]
-) -> tuple[Float[Tensor, "*r 2"], Float[Tensor, "*r 2 2"], Float[Tensor, "*r 2 K"]]:
-    """As ``distort``, with its derivatives with respect to ``uv`` and to the distortion parameters."""
-    uv = uv.expand(*torch.broadcast_shapes(uv.shape[:-1], extra.shape[:-1]), 2)
-    u, v = uv.unbind(-1)
-    one = torch.ones_like(u)
-    if extra.shape[-1] == 0:
-        return uv, _join([one, 0 * one], [0 * one, one]), uv.new_zeros(*uv.shape, 0)
-    k = extra.unbind(-1)
+def _distort_slopes(
+    model: str, extra: Components, u: Tensor, v: Tensor
+) -> tuple[Components, Components, list[Components]]:
+    """As ``_distort``, with derivatives.
+
+    Returns:
+        position: x and y.
+        slopes: dx/du, dx/dv (equal to dy/du in all models) and dy/dv.
+        by_extra: the derivatives of x and y by each distortion parameter.
+    """
+    if not extra:
+        one = torch.ones_like(u)
+        return (u, v), (one, torch.zeros_like(u), one), []
     r2 = u * u + v * v
-    stretch, slope, by_radial = _radial(model, k, r2)
-    x, y = u + u * stretch, v + v * stretch
-    x_by_u, x_by_v, y_by_v = 1 + stretch + 2 * slope * u * u, 2 * slope * u * v, 1 + stretch + 2 * slope * v * v
-    x_by_extra, y_by_extra = [u * power for power in by_radial], [v * power for power in by_radial]
+    stretch, slope, by_radial = _radial(model, extra, r2)
+    factor, along = 1 + stretch, 2 * slope * u
+    x, y = u * factor, v * factor
+    x_by_u, x_by_v, y_by_v = factor + along * u, along * v, factor + 2 * slope * v * v
+    by_extra: list[Components] = [(u * power, v * power) for power in by_radial]
     if model == "OPENCV":
-        p1, p2 = k[2:]
-        mixed, across, along = 2 * u * v, r2 + 2 * u * u, r2 + 2 * v * v
-        x, y = x + p1 * mixed + p2 * across, y + p2 * mixed + p1 * along
+        p1, p2 = extra[2:]
+        mixed, across, down = 2 * u * v, r2 + 2 * u * u, r2 + 2 * v * v
+        x, y = x + p1 * mixed + p2 * across, y + p2 * mixed + p1 * down
         x_by_u, y_by_v = x_by_u + 2 * p1 * v + 6 * p2 * u, y_by_v + 6 * p1 * v + 2 * p2 * u
         x_by_v = x_by_v + 2 * p1 * u + 2 * p2 * v
-        x_by_extra, y_by_extra = [*x_by_extra, mixed, across], [*y_by_extra, along, mixed]
-    return _join([x, y]), _join([x_by_u, x_by_v], [x_by_v, y_by_v]), _join(x_by_extra, y_by_extra)
+        by_extra += [(mixed, down), (across, mixed)]
+    return (x, y), (x_by_u, x_by_v, y_by_v), by_extra
 
 
-def _perspective(xyz_cam: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _perspective(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Position on the z = 1 plane, held in ``MAX_SLOPE``; inverse depth; in front; in front and not held."""
-    in_front = xyz_cam[..., 2] > MIN_DEPTH
-    inverse_depth = 1 / torch.where(in_front, xyz_cam[..., 2], torch.ones_like(xyz_cam[..., 2]))
-    uv = xyz_cam[..., :2] * inverse_depth.unsqueeze(-1)
-    held = uv.clamp(-MAX_SLOPE, MAX_SLOPE)
-    return held, inverse_depth, in_front, in_front & (held == uv).all(-1)
+    in_front = z > MIN_DEPTH
+    inverse_depth = torch.where(in_front, z, 1.0).reciprocal()
+    u, v = x * inverse_depth, y * inverse_depth
+    held_u, held_v = u.clamp(-MAX_SLOPE, MAX_SLOPE), v.clamp(-MAX_SLOPE, MAX_SLOPE)
+    return held_u, held_v, inverse_depth, in_front, in_front & (held_u == u) & (held_v == v)
 
 
 def project(
@@ -157,44 +160,65 @@ def project(
         xy: pixels, corner origin; finite everywhere, meaningless where ``in_front`` is False.
         in_front: depth above ``MIN_DEPTH``.
     """
-    uv, _, in_front, _ = _perspective(xyz_cam)
-    focal, principal_point, extra = _split(model, params)
-    xy = focal * distort(model, extra, uv) + principal_point
+    u, v, _, in_front, _ = _perspective(*xyz_cam.unbind(-1))
+    (fx, fy), (cx, cy), extra = _split(model, params)
+    x, y = _distort(model, extra, u, v)
+    xy = _join([fx * x + cx, fy * y + cy])
     return xy, in_front.expand(xy.shape[:-1])
 
 
-def project_jacobian(
-    model: str, params: Float[Tensor, "*p P"], xyz_cam: Float[Tensor, "*b 3"]
-) -> tuple[Float[Tensor, "*r 2"], Bool[Tensor, "*r"], Float[Tensor, "*r 2 3"], Float[Tensor, "*r 2 P"]]:
-    """As ``project``, with derivatives with respect to the point and the parameters.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProjectionSlopes:
+    """Pixels of points and what their derivatives are made of, one tensor a component: fast on many points.
 
-    Returns:
-        xy: as ``project`` gives it.
-        in_front: as ``project`` gives it.
-        by_xyz: derivative with respect to the point; zero where not in front.
-        by_params: derivative with respect to the parameters; zero where not in front and for padding.
+    Attributes:
+        x, y: pixels, finite everywhere, meaningless where not ``in_front``.
+        in_front: depth above ``MIN_DEPTH``.
+        regular: where the derivatives hold: in front, and not so far off the axis that the position was held.
+        u, v: position on the z = 1 plane.
+        inverse_depth: of the point.
+        by_u, by_v: derivatives of x and y by ``u`` and by ``v``.
+        by_params: derivatives of x and y by each parameter of the model; None where one is zero everywhere.
     """
-    uv, inverse_depth, in_front, regular = _perspective(xyz_cam)
-    focal, principal_point, extra = _split(model, params)
-    distorted, by_uv, by_extra = distort_jacobian(model, extra, uv)
-    u, v = uv.unbind(-1)
-    x, y = distorted.unbind(-1)
-    keep = regular.to(x.dtype)
-    fx, fy = focal.expand(*focal.shape[:-1], 2).unbind(-1)
-    scale_x, scale_y = fx * inverse_depth * keep, fy * inverse_depth * keep
-    x_by_x, x_by_y = scale_x * by_uv[..., 0, 0], scale_x * by_uv[..., 0, 1]
-    y_by_x, y_by_y = scale_y * by_uv[..., 1, 0], scale_y * by_uv[..., 1, 1]
-    by_xyz = _join([x_by_x, x_by_y, -(x_by_x * u + x_by_y * v)], [y_by_x, y_by_y, -(y_by_x * u + y_by_y * v)])
-    keep = keep.expand(torch.broadcast_shapes(x.shape, fx.shape))
-    zero = torch.zeros_like(keep)
-    first = [x * keep] if focal.shape[-1] == 1 else [x * keep, zero]
-    second = [y * keep] if focal.shape[-1] == 1 else [zero, y * keep]
-    padding = [zero] * (params.shape[-1] - num_params(model))
-    by_params = _join(
-        [*first, keep, zero, *(fx * keep * d for d in by_extra[..., 0, :].unbind(-1)), *padding],
-        [*second, zero, keep, *(fy * keep * d for d in by_extra[..., 1, :].unbind(-1)), *padding],
+
+    x: Tensor
+    y: Tensor
+    in_front: Tensor
+    regular: Tensor
+    u: Tensor
+    v: Tensor
+    inverse_depth: Tensor
+    by_u: tuple[Tensor, Tensor]
+    by_v: tuple[Tensor, Tensor]
+    by_params: tuple[tuple[Tensor | None, Tensor | None], ...]
+
+
+def project_slopes(
+    model: str,
+    params: Float[Tensor, "*p P"],
+    x_cam: Float[Tensor, "*b"],
+    y_cam: Float[Tensor, "*b"],
+    z_cam: Float[Tensor, "*b"],
+) -> ProjectionSlopes:
+    """As ``project``, with derivatives; by the point they are ``inverse_depth * (by_u, by_v, -u by_u - v by_v)``."""
+    u, v, inverse_depth, in_front, regular = _perspective(x_cam, y_cam, z_cam)
+    (fx, fy), (cx, cy), extra = _split(model, params)
+    (x, y), (x_by_u, x_by_v, y_by_v), by_extra = _distort_slopes(model, extra, u, v)
+    across = fx * x_by_v
+    one = torch.ones_like(fx * x)
+    by_focal = ((x, y),) if fx is fy else ((x, None), (None, y))
+    return ProjectionSlopes(
+        x=fx * x + cx,
+        y=fy * y + cy,
+        in_front=in_front,
+        regular=regular,
+        u=u,
+        v=v,
+        inverse_depth=inverse_depth,
+        by_u=(fx * x_by_u, across if fx is fy else fy * x_by_v),
+        by_v=(across, fy * y_by_v),
+        by_params=(*by_focal, (one, None), (None, one), *((fx * dx, fy * dy) for dx, dy in by_extra)),
     )
-    return focal * distorted + principal_point, in_front.expand(keep.shape), by_xyz, by_params
 
 
 def unproject(
@@ -206,9 +230,10 @@ def unproject(
     pixel that no point is mapped to (beyond the fold of a negative radial term, or 90 degrees off a fisheye's axis)
     gives some position far out.
     """
-    focal, principal_point, extra = _split(model, params)
-    target = (xy - principal_point) / focal
-    if extra.shape[-1] == 0:
+    (fx, fy), (cx, cy), extra = _split(model, params)
+    x, y = xy.unbind(-1)
+    target = _join([(x - cx) / fx, (y - cy) / fy])
+    if not extra:
         return target
     with torch.no_grad():
         uv = _fisheye_start(extra, target) if model == "OPENCV_FISHEYE" else target.clone()
@@ -219,33 +244,31 @@ def unproject(
     return uv - _newton_step(model, extra, uv, target)
 
 
-def _fisheye_start(extra: Tensor, target: Tensor) -> Tensor:
+def _fisheye_start(extra: Components, target: Tensor) -> Tensor:
     """Newton's method on the angle alone, which unlike its tangent stays small."""
     distorted = target.norm(dim=-1)
     theta = distorted.clamp(max=1.5)
     for _ in range(10):
         value, slope, power = theta, torch.ones_like(theta), torch.ones_like(theta)
-        for i, k in enumerate(extra.unbind(-1)):
+        for i, k in enumerate(extra):
             power = power * theta * theta
             value, slope = value + k * power * theta, slope + (2 * i + 3) * k * power
         theta = (theta - (value - distorted) / slope.clamp(min=1e-2)).clamp(0, 1.57)
     return target * (theta.tan() / distorted.clamp(min=1e-9)).unsqueeze(-1)
 
 
-def _newton_step(model: str, extra: Tensor, uv: Tensor, target: Tensor) -> Tensor:
-    distorted, by_uv, _ = distort_jacobian(model, extra, uv)
-    e, f = (distorted - target).unbind(-1)
-    a, b, c, d = by_uv[..., 0, 0], by_uv[..., 0, 1], by_uv[..., 1, 0], by_uv[..., 1, 1]
-    determinant = a * d - b * c
+def _newton_step(model: str, extra: Components, uv: Tensor, target: Tensor) -> Tensor:
+    (x, y), (a, b, d), _ = _distort_slopes(model, extra, *uv.unbind(-1))
+    goal_x, goal_y = target.unbind(-1)
+    e, f = x - goal_x, y - goal_y
+    determinant = a * d - b * b
     determinant = torch.where(determinant.abs() < TINY, torch.ones_like(determinant), determinant)
-    return _join([(d * e - b * f) / determinant, (a * f - c * e) / determinant])
+    return _join([(d * e - b * f) / determinant, (a * f - b * e) / determinant])
 
 
 def calibration_matrix(model: str, params: Float[Tensor, "*b P"]) -> Float[Tensor, "*b 3 3"]:
     """The matrix ``K`` of a camera, without its distortion."""
-    focal, principal_point, _ = _split(model, params)
-    fx, fy = focal.expand(*focal.shape[:-1], 2).unbind(-1)
-    cx, cy = principal_point.unbind(-1)
+    (fx, fy), (cx, cy), _ = _split(model, params)
     zero, one = torch.zeros_like(fx), torch.ones_like(fx)
     return torch.stack([fx, zero, cx, zero, fy, cy, zero, zero, one], -1).reshape(*fx.shape, 3, 3)
 
