@@ -204,9 +204,7 @@ class ReprojectionCost(SparseCost):
     def error(self) -> Tensor:
         """Residuals scaled so that their squares are the robust cost; infinite where no camera can be such."""
         poses, params, xyz = self.layout.values(self.scene.tensor)
-        error = residuals(
-            self.model, poses[self.frame], params[self.camera], xyz[self.point], self.xy, self.whitening
-        )
+        error = residuals(self.model, poses[self.frame], params[self.camera], xyz[self.point], self.xy, self.whitening)
         loss, squared = self.layout.problem.loss, error.square().sum(-1)
         nought = squared < torch.finfo(squared.dtype).tiny ** 0.5
         squared = torch.where(nought, torch.ones_like(squared), squared)
@@ -219,9 +217,7 @@ class ReprojectionCost(SparseCost):
     def entries(self) -> tuple[Tensor, Tensor]:
         """Entries and residuals, times the root of the robust weight."""
         poses, params, xyz = self.layout.values(self.scene.tensor)
-        lin = linearize(
-            self.model, poses[self.frame], params[self.camera], xyz[self.point], self.xy, self.whitening
-        )
+        lin = linearize(self.model, poses[self.frame], params[self.camera], xyz[self.point], self.xy, self.whitening)
         loss = self.layout.problem.loss
         weight = robust.evaluate(loss.kind, lin.residual.square().sum(-1), loss.scale)[1].sqrt()
         values = torch.cat([lin.by_pose, lin.by_params, lin.by_point], -1) * weight[:, None, None]

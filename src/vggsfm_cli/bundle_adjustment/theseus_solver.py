@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from vggsfm_cli.bundle_adjustment import evaluate
@@ -110,7 +109,7 @@ class TheseusAdjuster(BundleAdjuster):
         )
 
     def _solve_scene(self, problem: BundleProblem, b: int) -> tuple[Tensor, Tensor, Tensor, SolveStatus, int, Tensor]:
-        """Poses, parameters, points, status, iterations and the covariance of the parameters (zero unless asked for)."""
+        """Poses, parameters, points, status, iterations, covariance of the parameters (zero unless asked for)."""
         from vggsfm_cli.bundle_adjustment import theseus_problem as parts
 
         layout = parts.Layout(problem, b)
