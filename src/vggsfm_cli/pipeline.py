@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from vggsfm_cli.errors import ReconstructionFailed
-from vggsfm_cli.model import VGGSfM
+from vggsfm_cli.model import AdjusterConfig, VGGSfM
 from vggsfm_cli.refinement.calibration import Choice
 from vggsfm_cli.refinement.finish import colorize
 from vggsfm_cli.refinement.mapper import MappingOptions, reconstruct_from_tracks
@@ -29,11 +29,15 @@ class ReconstructOptions:
     seed: int = 0  # of everything random
     refine_principal_point: str = "auto"  # at the end: auto where the views determine it, yes, or no
 
-    def mapping_options(self) -> MappingOptions:
-        """The mapping's options with that choice in its place."""
+    def mapping_options(self, adjuster: AdjusterConfig) -> MappingOptions:
+        """The mapping's options with that choice in its place; ``adjuster`` frees the lens parameters."""
         schedule = self.mapping.schedule
-        principal_point = dataclasses.replace(schedule.principal_point, refine=Choice(self.refine_principal_point))
-        schedule = dataclasses.replace(schedule, principal_point=principal_point)
+        solver = dataclasses.replace(adjuster, covariance=True)
+        principal_point = dataclasses.replace(
+            schedule.principal_point, refine=Choice(self.refine_principal_point), solver=solver
+        )
+        distortion = dataclasses.replace(schedule.distortion, solver=solver)
+        schedule = dataclasses.replace(schedule, principal_point=principal_point, distortion=distortion)
         return dataclasses.replace(self.mapping, schedule=schedule)
 
 
@@ -67,7 +71,7 @@ def reconstruct(
                 camera_estimator=model.camera_estimator,
                 triangulator=model.triangulator,
                 adjuster=model.adjuster,
-                options=options.mapping_options(),
+                options=options.mapping_options(model.config.adjuster),
                 seed=options.seed,
                 progress=progress,
             )

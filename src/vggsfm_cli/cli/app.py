@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from vggsfm_cli import __version__
+from vggsfm_cli.cli.adjust import adjust
 from vggsfm_cli.cli.doctor import doctor
 from vggsfm_cli.cli.evaluate import evaluate
 from vggsfm_cli.cli.failures import EXIT_CODE_HELP, explained
@@ -52,6 +53,7 @@ def _root(
 app.command(epilog=EXIT_CODE_HELP)(explained(reconstruct))
 app.command(epilog=EXIT_CODE_HELP)(explained(train))
 app.command()(explained(inspect))
+app.command()(explained(adjust))
 app.command()(explained(synth))
 app.add_typer(evaluate)
 app.command()(explained(doctor))

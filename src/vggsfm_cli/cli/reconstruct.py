@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vggsfm_cli.cli.choices import AutoChoice, CameraMode, CameraModel, Device, Precision
+from vggsfm_cli.cli.choices import Adjuster, AutoChoice, CameraMode, CameraModel, Device, Precision, adjuster_config
 from vggsfm_cli.cli.console import StageProgress, console, set_up_logging
 
 if TYPE_CHECKING:
     import torch
+
+    from vggsfm_cli.model import AdjusterConfig
 
 
 def reconstruct(
@@ -28,6 +30,12 @@ def reconstruct(
     refine_principal_point: Annotated[
         AutoChoice, typer.Option(help="Free it in the last adjustment; auto: where the views determine it.")
     ] = "auto",
+    adjuster: Annotated[
+        Adjuster | None,
+        typer.Option(
+            help="Solver of the last adjustments; the model's own if not given. ceres weighs all points alike."
+        ),
+    ] = None,
     model: Annotated[str, typer.Option(help="Name of the weights.")] = "small",
     seed: Annotated[int, typer.Option(help="Of all random choices; equal seeds give equal results.", min=0)] = 0,
     device: Annotated[Device, typer.Option(help="Where the networks run.")] = "auto",
@@ -64,6 +72,7 @@ def reconstruct(
 
     check_writable(out, overwrite=overwrite)
     chosen_device = choose_device(device)
+    solver = choose_adjuster(adjuster)
     if threads is not None:
         torch.set_num_threads(threads)
         limit_cores(threads)
@@ -73,6 +82,8 @@ def reconstruct(
             photographs = read_images(images, camera_mode=camera_mode, camera_model=camera_model, progress=progress)
         with clock.stage("weights"):
             networks = load_model(model, chosen_device)
+            if solver is not None:
+                networks.use_adjuster(solver)
         options = ReconstructOptions(seed=seed, precision=precision, refine_principal_point=refine_principal_point)
         models = run_pipeline(photographs.to(chosen_device), networks, options, progress=progress)
     clock.add(models[0].report.get("stages", {}))
@@ -82,6 +93,7 @@ def reconstruct(
         "camera_model": camera_model,
         "camera_mode": camera_mode,
         "refine_principal_point": refine_principal_point,
+        "adjuster": adjuster,
         "device": str(chosen_device),
         "precision": precision,
         "threads": threads,
@@ -107,6 +119,19 @@ def reconstruct(
             f"{registered} images registered, fewer than --min-registered {min_registered}.",
             f"The model is in {str(out)!r}; report.json says why images are missing.",
         )
+
+
+def choose_adjuster(name: Adjuster | None) -> "AdjusterConfig | None":
+    """The solver of a reconstruction; None for the model's own.
+
+    Raises:
+        MissingDependency: it needs a package that is not installed.
+    """
+    if name is None:
+        return None
+    config = adjuster_config(name, approximate=True)  # tracks differ in their covariances, which ceres cannot be told
+    config.build()
+    return config
 
 
 def choose_device(device: str) -> "torch.device":

@@ -156,13 +156,15 @@ def _points(model: pycolmap.Reconstruction, reconstruction: Reconstruction) -> F
 
 def _covariance(
     model: pycolmap.Reconstruction,
-    adjuster: pycolmap.CeresBundleAdjuster,
+    adjuster: pycolmap.BundleAdjuster,
     reconstruction: Reconstruction,
     options: AdjustOptions,
 ) -> Float[Tensor, "C P P"] | None:
     cameras = reconstruction.cameras
     width = cameras.params.shape[-1]
     out = torch.zeros(len(cameras.models), width, width, dtype=torch.float64)
+    if not isinstance(adjuster, pycolmap.CeresBundleAdjuster):  # before pycolmap 4.1 its type is lost on the way
+        return None
     found = pycolmap.estimate_ba_covariance(pycolmap.BACovarianceOptions(), model, adjuster)
     if found is None:
         return None

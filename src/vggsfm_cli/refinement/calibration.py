@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from vggsfm_cli.bundle_adjustment.problem import FreeParameters, RobustLoss, bui
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry.robust import Loss
+from vggsfm_cli.model import AdjusterConfig
 from vggsfm_cli.refinement.model import Model, Scene, sensible
 
 logger = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ class PrincipalPointConfig:
     )
     min_significance: float = 3.0  # ``auto`` moves it by at least so many standard deviations
     max_shift: float = 0.05  # distance from where it was, in long sides, beyond which no result is believed
-    solver: SchurConfig = field(default_factory=lambda: SchurConfig(covariance=True))
+    solver: AdjusterConfig = field(default_factory=lambda: SchurConfig(covariance=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ class DistortionConfig:
 
     max_deviation: float = 0.003  # posterior standard deviation that is accepted
     min_significance: float = 3.0  # and it must differ from zero by so many of them
-    solver: SchurConfig = field(default_factory=lambda: SchurConfig(covariance=True))
+    solver: AdjusterConfig = field(default_factory=lambda: SchurConfig(covariance=True))
 
 
 def free_distortion(scene: Scene, model: Model, loss_scale: float, config: DistortionConfig) -> tuple[Model, bool]:
@@ -98,9 +100,9 @@ def free_principal_point(
 
 
 def _freed(
-    scene: Scene, model: Model, free: FreeParameters, loss_scale: float, solver: SchurConfig
+    scene: Scene, model: Model, free: FreeParameters, loss_scale: float, solver: AdjusterConfig
 ) -> tuple[Model, Float[Tensor, "C P"]]:
-    """The adjusted model, and the posterior standard deviation of every camera parameter."""
+    """The adjusted model, and the posterior deviation of every camera parameter; infinite if the solver gives none."""
     problem = build_problem(
         model.cameras,
         model.points,
@@ -111,6 +113,7 @@ def _freed(
         loss=RobustLoss(kind=Loss.CAUCHY, scale=loss_scale),
     )
     solution = solver.build()(problem)
-    assert solution.params_covariance is not None
-    deviation = solution.params_covariance[0].diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
+    deviation = torch.full_like(solution.cameras.params[0], torch.inf)
+    if solution.params_covariance is not None:
+        deviation = solution.params_covariance[0].diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
     return dataclasses.replace(model, cameras=solution.cameras, points=solution.points), deviation
