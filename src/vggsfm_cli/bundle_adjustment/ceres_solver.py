@@ -1,9 +1,9 @@
 """The same problem through pycolmap, that is COLMAP and Ceres: for comparison and large scenes, without gradients.
 
 Exact where pycolmap can express the problem: observations whose covariances are all the same multiple of the identity,
-no prior on a focal length that is free, and groups of parameters (focal length, principal point, distortion) that are
-free for all cameras that are not held as a whole. Everything else is refused, or, where the configuration allows it,
-the nearest problem that can be expressed is solved instead.
+no prior on a focal length that is free, no point with a single observation, and groups of parameters (focal length,
+principal point, distortion) that are free for all cameras that are not held as a whole. Everything else is refused, or,
+where the configuration allows it, the nearest problem that can be expressed is solved instead.
 """
 
 import dataclasses
@@ -56,8 +56,9 @@ class CeresConfig:
     """Settings of the solver.
 
     With ``approximate``, a problem that pycolmap cannot express is replaced by the nearest one: all observations get
-    one variance, the median of theirs; priors on focal lengths are left out; a group of parameters that is held for one
-    camera is held for all. A result that costs more than the start, by the problem as it was given, is not taken.
+    one variance, the median of theirs; priors on focal lengths and points seen once are left out; a group of parameters
+    that is held for one camera is held for all. A result that costs more than the start, by the problem as it was
+    given, is not taken.
     """
 
     max_iterations: int = 30
@@ -175,6 +176,9 @@ class _Scene:
         frames = cameras.camera_index.shape[1]
         rows = (torch.div(problem.frame, frames, rounding_mode="floor") == b).nonzero().flatten()
         self.problem, self.b = problem, b
+        views = torch.bincount(problem.point[rows])[problem.point[rows]]
+        self.lonely = int((views == 1).sum())
+        rows = rows[views > 1]
         self.whitening = problem.whitening[rows]
         self.reconstruction = _reconstruction(
             cameras.scene(b),
@@ -188,7 +192,7 @@ class _Scene:
         self.pose_free = problem.pose_free[b].cpu()
         self.params_free = problem.params_free[b].cpu()
         moves = problem.points_free or bool(self.pose_free[self.frames].any())
-        self.empty = len(rows) == 0 or not (moves or bool(self.params_free[self.cameras].any()))
+        self.empty = len(rows) + self.lonely == 0 or not (moves or bool(self.params_free[self.cameras].any()))
 
     def options(self, config: CeresConfig) -> tuple[AdjustOptions, float]:
         """What to tell pycolmap, and the standard deviation of the observations in pixels."""
@@ -223,6 +227,8 @@ class _Scene:
                 f"The adjuster 'ceres' does not know the loss {self.problem.loss.kind.value!r}.",
                 f"Use {', '.join(kind.value for kind in LOSSES)}, or the adjuster schur or theseus.",
             )
+        if self.lonely:
+            _cannot(config, "points with a single observation", f"{self.lonely} of them are left out")
         models = self.problem.cameras.models
         prior = self.problem.log_focal_spread[self.b].isfinite().cpu()
         focal = [bool(self.params_free[c, list(camera_models.focal_indices(models[c]))].any()) for c in self.cameras]

@@ -70,7 +70,10 @@ class Adjusted:
 
 
 def adjust(reconstruction: Reconstruction, options: AdjustOptions) -> Adjusted:
-    """Adjust a model; frames without observations and points without any take no part."""
+    """Adjust a model; frames without observations and points without any take no part.
+
+    pycolmap stops at points with a single observation: there must be none.
+    """
     model = to_pycolmap(reconstruction, min_views=1)
     with quiet():
         config = _config(model, reconstruction, options)
@@ -79,7 +82,7 @@ def adjust(reconstruction: Reconstruction, options: AdjustOptions) -> Adjusted:
         assert isinstance(summary, pycolmap.CeresBundleAdjustmentSummary)
         covariance = _covariance(model, adjuster, reconstruction, options) if options.covariance else None
     return Adjusted(
-        cam_from_world=_poses(model, reconstruction),
+        cam_from_world=_poses(model, reconstruction, options),
         params=_params(model, reconstruction),
         xyz_world=_points(model, reconstruction),
         outcome=_outcome(summary),
@@ -132,9 +135,12 @@ def _outcome(summary: pycolmap.CeresBundleAdjustmentSummary) -> Literal["gradien
     return "iterations" if summary.termination_type == kinds.NO_CONVERGENCE else "failure"
 
 
-def _poses(model: pycolmap.Reconstruction, reconstruction: Reconstruction) -> Float[Tensor, "S 3 4"]:
+def _poses(
+    model: pycolmap.Reconstruction, reconstruction: Reconstruction, options: AdjustOptions
+) -> Float[Tensor, "S 3 4"]:
     out = reconstruction.cameras.cam_from_world[0].detach().cpu().double().clone()
-    for s in reconstruction.frame.unique().tolist():
+    moved = set(reconstruction.frame.tolist()) - options.held_frames if options.poses else set()
+    for s in moved:
         out[s] = torch.from_numpy(model.images[s + 1].cam_from_world().matrix())
     return out
 
