@@ -73,7 +73,7 @@ def test_exact_tracks_give_the_exact_world(name: str, seed: int) -> None:
 @pytest.mark.parametrize("adjuster", [TheseusConfig(), CeresConfig(approximate=True)], ids=["theseus", "ceres"])
 def test_every_adjuster_gives_the_world(adjuster: AdjusterConfig) -> None:
     # three frames: whether they hold the distortion and the principal point is for the adjuster to say
-    world = make_world(WorldConfig(frames=3, points=300, principal_point=(0.01, -0.006)), 3)
+    world = make_world(WorldConfig(frames=3, points=800, principal_point=(0.01, -0.006)), 3)
     tracks = add_noise(observe(world), world.sizes, NoiseConfig(sigma_px=0.02, outliers=0.02), 3)
     (found,) = run(blank_images(world), tracks, adjuster=adjuster)
     assert len(found.names) == 3
