@@ -21,7 +21,7 @@ from warped import image_set, photograph
 
 WIDTH = 192
 TRACKER = CoarseToFineTrackerConfig(
-    fine=LucasKanadeConfig(levels=1, iterations=(1,)),
+    fine=LucasKanadeConfig(levels=2, iterations=(1, 1)),
     judge=TrackTransformerConfig(width=8, heads=2, blocks=1, neighbours=4),
 )
 
@@ -57,7 +57,7 @@ def queries(scene):
 
 @pytest.fixture(scope="module")
 def model(scene, queries):
-    """A tiny transformer on the bundled features; one step of alignment on one level."""
+    """A tiny transformer on the bundled features; one step of alignment a level."""
     torch.manual_seed(0)
     model = VGGSfMConfig(tracker=TRACKER).build()
     model.tracker.encoder.load_state_dict(load_model("small").tracker.encoder.state_dict())
@@ -90,7 +90,7 @@ def directions(model):
     return out
 
 
-STEPS = {"judge": 1e-3, "encoder": 5e-7}
+STEPS = {"judge": 1e-4, "encoder": 1e-7}
 """Of the finite differences, as a share of the weights: so small that no cell, neighbour or inlier changes."""
 
 
@@ -99,12 +99,12 @@ def differences(scene, model, queries):
     """Derivatives of the loss along the directions, part by part, by finite differences."""
     # a solver stops where the cost no longer falls, that is at half the digits; further steps of Gauss and Newton give
     # the others
-    model.use_adjuster(SchurConfig(backward="truncated", truncated_steps=5, initial_damping=1e-10, max_iterations=60))
+    model.use_adjuster(SchurConfig(backward="truncated", truncated_steps=15, initial_damping=1e-10, max_iterations=60))
     found = {}
     for part, step in STEPS.items():
         outputs = []
         for sign in (1, -1):
-            moved, along = copy.deepcopy(model), directions(model)
+            moved, along = copy.deepcopy(model).requires_grad_(False), directions(model)
             with torch.no_grad():
                 for name, value in moved.tracker.named_parameters():
                     if name.startswith(part):
@@ -138,9 +138,9 @@ def test_gradient_reaches_the_tracker(scene, model, queries, differences, adjust
     for part in ("judge.patches", "judge.cues", "judge.blocks", "judge.head", "encoder.net.block1"):
         assert sum(float(g.norm()) for name, g in learned.items() if name.startswith(part)) > 1e-4, part
     along = directions(model)
-    for part, tolerance in (("judge", 1e-3), ("encoder", 1e-2)):
+    for part, expected in differences.items():
         slope = sum(float((g * along[name]).sum()) for name, g in learned.items() if name.startswith(part))
-        assert slope == pytest.approx(differences[part], rel=tolerance), part
+        assert slope == pytest.approx(expected, rel=1e-3), part
 
 
 def test_the_gradient_comes_through_the_tracks(scene, model, queries):
