@@ -12,7 +12,7 @@ from vggsfm_cli.bundle_adjustment.ceres_solver import CeresConfig
 from vggsfm_cli.bundle_adjustment.interface import SolveStatus
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters, RobustLoss
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
-from vggsfm_cli.bundle_adjustment.theseus_problem import Layout, build_objective
+from vggsfm_cli.bundle_adjustment.theseus_problem import Layout, SparseSolver, build_objective
 from vggsfm_cli.bundle_adjustment.theseus_solver import TheseusConfig
 from vggsfm_cli.errors import MissingDependency, UsageError
 from vggsfm_cli.geometry.robust import Loss
@@ -277,6 +277,25 @@ def test_theseus_jacobians_are_the_derivatives():
 
         expected = torch.autograd.functional.jacobian(moved, start.new_zeros(1, layout.unknowns))[:, :, 0]
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_sparse_steps_are_the_dense_ones():
+    bundle = make_bundle(("RADIAL",), frames=3, points=12, seed=19)
+    objective = build_objective(Layout(bundle.problem(priors=lens_priors(bundle, spread=0.1)), 0))
+    solver = SparseSolver(objective)
+    lin = solver.linearization
+    lin.linearize()
+    (dense, *more), error = zip(*(cost.jacobians() for cost in objective.cost_functions.values()), strict=True)
+    matrix = torch.cat([dense[0], *(part[0] for part in more)], 1)
+    torch.testing.assert_close(lin.AtA, matrix.mT @ matrix)
+    torch.testing.assert_close(lin.Atb[..., 0], -(torch.cat(error, -1)[:, None] @ matrix)[:, 0])
+    vector = torch.linspace(-1, 1, lin.num_cols, dtype=torch.float64)[None]
+    torch.testing.assert_close(lin.Av(vector), (matrix @ vector[..., None])[..., 0])
+    damped = lin.AtA + torch.diag_embed(0.1 * lin.AtA.diagonal(dim1=1, dim2=2) + 1e-8)
+    expected = torch.linalg.solve(damped, lin.Atb)[..., 0]
+    torch.testing.assert_close(solver.solve(damping=torch.tensor([0.1], dtype=torch.float64)), expected)
+    copy = objective.copy()
+    torch.testing.assert_close(copy.error(), objective.error())
 
 
 def test_without_theseus_both_ways_out_are_named(monkeypatch):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vggsfm_cli.bundle_adjustment.problem import BundleProblem, residuals
@@ -60,13 +60,12 @@ def observations_by_model(problem: BundleProblem) -> Iterator[tuple[str, Int[Ten
             yield model, rows, camera[rows]
 
 
-def cameras_in_use(problem: BundleProblem) -> Float[Tensor, "B C"]:
-    """Number of observations that each camera made."""
-    cameras = problem.cameras
-    counts = cameras.params.new_zeros(cameras.params.shape[:2], dtype=torch.float64).flatten()
+def cameras_in_use(problem: BundleProblem) -> Bool[Tensor, "B C"]:
+    """Cameras that made an observation."""
+    used = torch.zeros_like(problem.log_focal, dtype=torch.bool).flatten()
     for _, _, camera in observations_by_model(problem):
-        counts = counts.index_add(0, camera, torch.ones_like(camera, dtype=counts.dtype))
-    return counts.reshape(cameras.params.shape[:2])
+        used = used.index_fill(0, camera, True)
+    return used.reshape(problem.log_focal.shape)
 
 
 def focal_errors(problem: BundleProblem, cameras: Cameras) -> Float[Tensor, "B C"]:
@@ -76,7 +75,7 @@ def focal_errors(problem: BundleProblem, cameras: Cameras) -> Float[Tensor, "B C
     """
     focals = [camera_models.focal(model, cameras.params[:, c]) for c, model in enumerate(cameras.models)]
     log_focal = torch.stack(focals, -1).double().clamp(min=1e-6).log()
-    applies = problem.log_focal_spread.isfinite() & problem.params_free.any(-1) & (cameras_in_use(problem) > 0)
+    applies = problem.log_focal_spread.isfinite() & problem.params_free.any(-1) & cameras_in_use(problem)
     spread = torch.where(applies, problem.log_focal_spread, torch.ones_like(log_focal))
     return torch.where(applies, (log_focal - problem.log_focal) / spread, torch.zeros_like(log_focal))
 
@@ -86,6 +85,6 @@ def _prior(problem: BundleProblem, cameras: Cameras) -> Float[Tensor, " B"]:
         (cameras.params[:, c, list(camera_models.focal_indices(model))] > 0).all(-1)
         for c, model in enumerate(cameras.models)
     ]
-    wrong = ~torch.stack(positive, -1) & (cameras_in_use(problem) > 0)
+    wrong = ~torch.stack(positive, -1) & cameras_in_use(problem)
     squared = focal_errors(problem, cameras).square()
     return torch.where(wrong, torch.inf, squared).sum(-1)
