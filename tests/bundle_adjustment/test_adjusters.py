@@ -230,7 +230,7 @@ class TestGradients:
     @pytest.mark.parametrize(("backward", "iterations", "eps"), [("unroll", 3, 1e-6), ("implicit", 12, 1e-3)])
     def test_theseus_passes_gradcheck(self, backward, iterations, eps):
         bundle = make_bundle(("PINHOLE",), frames=3, points=15, seed=14)
-        settings = {"backward": backward, "max_iterations": iterations, "cost_tolerance": 0.0}
+        settings = {"backward": backward, "max_iterations": iterations, "cost_tolerance": 0.0, "initial_damping": 0.1}
         inputs = tuple(getattr(bundle.tracks, part).clone().requires_grad_() for part in ("xy", "covariance"))
 
         def loss(xy, covariance):
