@@ -31,7 +31,7 @@ DOORS = {
     "huggingface_hub": ("checkpoints",),
     "typer": ("cli",),
     "rich": ("cli",),
-    "theseus": ("bundle_adjustment/theseus_solver.py",),
+    "theseus": ("bundle_adjustment/theseus_",),
     "PIL": ("io", "visualization"),
     "cv2": ("io", "visualization"),
 }

@@ -10,9 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from vggsfm_cli.bundle_adjustment.ceres_solver import CeresConfig
 from vggsfm_cli.bundle_adjustment.problem import build_problem
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
+from vggsfm_cli.bundle_adjustment.theseus_solver import TheseusConfig
 from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
+from vggsfm_cli.model import AdjusterConfig
 from vggsfm_cli.scene import Cameras, Points, TensorRecord, Tracks
 from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
 from vggsfm_cli.synthetic.worlds import World, WorldConfig, blank_images, make_world, observe
@@ -39,12 +42,21 @@ def triangulate(world: World, tracks: Tracks) -> Points:
     return RansacTriangulatorConfig().build()(world.cameras, tracks)
 
 
-def adjust(world: World, tracks: Tracks) -> Cameras:
-    inliers = tracks.visible()
-    return SchurConfig().build()(build_problem(world.cameras, world.points, tracks, inliers)).cameras
+def adjust_by(config: AdjusterConfig) -> Run:
+    def adjust(world: World, tracks: Tracks) -> Cameras:
+        problem = build_problem(world.cameras, world.points, tracks, tracks.visible())
+        return config.build()(problem).cameras
+
+    return adjust
 
 
-STAGES = {"camera estimator": estimate, "triangulator": triangulate, "adjuster": adjust}
+STAGES = {
+    "camera estimator": estimate,
+    "triangulator": triangulate,
+    "schur": adjust_by(SchurConfig()),
+    "theseus": adjust_by(TheseusConfig()),
+    "ceres": adjust_by(CeresConfig()),
+}
 
 
 def tensors(record: TensorRecord) -> dict[str, Tensor]:

@@ -1,19 +1,25 @@
 """The model: four stages, composed once."""
 
+import dataclasses
 from collections.abc import Set
 from dataclasses import dataclass, field
 
 from torch import nn
 
+from vggsfm_cli.bundle_adjustment.ceres_solver import CeresConfig
 from vggsfm_cli.bundle_adjustment.interface import Solution
 from vggsfm_cli.bundle_adjustment.problem import build_problem
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
+from vggsfm_cli.bundle_adjustment.theseus_solver import TheseusConfig
 from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
 from vggsfm_cli.camera_estimation.v2 import V2CameraPredictorConfig
 from vggsfm_cli.scene import Cameras, ImageSet, Points, Queries, Tracks
 from vggsfm_cli.tracking.tracker import CoarseToFineTrackerConfig
 from vggsfm_cli.tracking.v2.tracker import V2TrackerConfig
 from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
+
+AdjusterConfig = SchurConfig | TheseusConfig | CeresConfig
+"""The solvers of the last stage; all solve the same problem."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +32,7 @@ class VGGSfMConfig:
         default_factory=PreliminaryCamerasConfig
     )
     triangulator: RansacTriangulatorConfig = field(default_factory=RansacTriangulatorConfig)
-    adjuster: SchurConfig = field(default_factory=SchurConfig)
+    adjuster: AdjusterConfig = field(default_factory=SchurConfig)
 
     def build(self) -> "VGGSfM":
         """The model, with weights still to be loaded."""
@@ -53,6 +59,15 @@ class VGGSfM(nn.Module):
         self.camera_estimator = config.camera_estimator.build()
         self.triangulator = config.triangulator.build()
         self.adjuster = config.adjuster.build()
+
+    def use_adjuster(self, adjuster: AdjusterConfig) -> None:
+        """Put another solver in the place of the model's; the other stages stay.
+
+        Raises:
+            MissingDependency: it needs a package that is not installed.
+        """
+        self.adjuster = adjuster.build()
+        self.config = dataclasses.replace(self.config, adjuster=adjuster)
 
     def forward(self, images: ImageSet, queries: Queries, stop_gradient_after: Set[str] = frozenset()) -> StageOutputs:
         """Every stage once.

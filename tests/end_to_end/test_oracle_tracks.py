@@ -6,10 +6,14 @@ import itertools
 import pytest
 import torch
 
+from vggsfm_cli.bundle_adjustment.ceres_solver import CeresConfig
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
+from vggsfm_cli.bundle_adjustment.theseus_solver import TheseusConfig
 from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.geometry import pose, rotation
+from vggsfm_cli.model import AdjusterConfig
+from vggsfm_cli.pipeline import ReconstructOptions
 from vggsfm_cli.refinement.mapper import reconstruct_from_tracks
 from vggsfm_cli.scene import Cameras, ImageSet, Reconstruction, Tracks
 from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
@@ -27,13 +31,17 @@ WORLDS = {
 }
 
 
-def run(images: ImageSet, tracks: Tracks, seed: int = 0) -> list[Reconstruction]:
+def run(
+    images: ImageSet, tracks: Tracks, seed: int = 0, adjuster: AdjusterConfig | None = None
+) -> list[Reconstruction]:
+    adjuster = adjuster or SchurConfig()
     return reconstruct_from_tracks(
         images,
         tracks,
         camera_estimator=PreliminaryCamerasConfig().build(),
         triangulator=RansacTriangulatorConfig().build(),
-        adjuster=SchurConfig().build(),
+        adjuster=adjuster.build(),
+        options=ReconstructOptions().mapping_options(adjuster),
         seed=seed,
     )
 
@@ -60,6 +68,18 @@ def test_exact_tracks_give_the_exact_world(name: str, seed: int) -> None:
     assert [len(model.names) for model in models] == [WORLDS[name].frames]
     assert pose_errors_deg(models[0], world).max() < 1e-3
     assert torch.allclose(models[0].cameras.params, world.cameras.params, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("adjuster", [TheseusConfig(), CeresConfig(approximate=True)], ids=["theseus", "ceres"])
+def test_every_adjuster_gives_the_world(adjuster: AdjusterConfig) -> None:
+    # three frames: whether they hold the distortion and the principal point is for the adjuster to say
+    world = make_world(WorldConfig(frames=3, points=800, principal_point=(0.01, -0.006)), 3)
+    tracks = add_noise(observe(world), world.sizes, NoiseConfig(sigma_px=0.02, outliers=0.02), 3)
+    (found,) = run(blank_images(world), tracks, adjuster=adjuster)
+    assert len(found.names) == 3
+    assert pose_errors_deg(found, world).max() < 0.05
+    assert (found.cameras.params - world.cameras.params)[0, 0, 1:3].norm() < 2
+    assert found.cameras.params[0, 0, 3] == pytest.approx(-0.05, abs=0.005)
 
 
 @pytest.mark.parametrize(

@@ -41,3 +41,12 @@ def test_a_quarter_turn_about_z_takes_x_to_y() -> None:
 def test_exp_is_differentiable_at_zero() -> None:
     zero = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(rotation.exp, zero)
+
+
+def test_closest_rotation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix = rotation.exp(vectors(1.0)) + 0.2 * torch.randn(50, 3, 3, generator=generator, dtype=torch.float64)
+    u, _, vt = torch.linalg.svd(matrix)
+    torch.testing.assert_close(rotation.closest_rotation(matrix), u @ vt)
+    equal = (2 * torch.eye(3, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(rotation.closest_rotation, equal)

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from vggsfm_cli import __version__
+from vggsfm_cli.cli.adjust import adjust
 from vggsfm_cli.cli.benchmark import benchmark
 from vggsfm_cli.cli.compare import compare
 from vggsfm_cli.cli.doctor import doctor
@@ -59,6 +60,7 @@ app.command()(explained(inspect))
 app.command(epilog=EXIT_CODE_HELP)(explained(compare))
 app.command(epilog=EXIT_CODE_HELP)(explained(undistort))
 app.command(epilog=EXIT_CODE_HELP)(explained(export))
+app.command()(explained(adjust))
 app.command()(explained(synth))
 app.add_typer(weights)
 app.add_typer(evaluate)

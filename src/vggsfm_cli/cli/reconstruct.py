@@ -7,11 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vggsfm_cli.cli.choices import AutoChoice, CameraMode, CameraModel, Device, Keypoints, Precision, Preset
+from vggsfm_cli.cli.choices import (
+    Adjuster,
+    AutoChoice,
+    CameraMode,
+    CameraModel,
+    Device,
+    Keypoints,
+    Precision,
+    Preset,
+    adjuster_config,
+)
 from vggsfm_cli.cli.console import StageProgress, console, set_up_logging
 
 if TYPE_CHECKING:
     import torch
+
+    from vggsfm_cli.model import AdjusterConfig
 
 
 def reconstruct(
@@ -53,6 +65,12 @@ def reconstruct(
         int | None, typer.Option(help="Tracks a frame starts; 1024, or 2048 of v2, if not given.", min=16)
     ] = None,
     long_side: Annotated[int, typer.Option(help="Long side of the pictures the networks see, pixels.", min=64)] = 1024,
+    adjuster: Annotated[
+        Adjuster | None,
+        typer.Option(
+            help="Solver of the last adjustments; the model's own if not given. ceres weighs all points alike."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of all random choices; equal seeds give equal results.", min=0)] = 0,
     device: Annotated[Device, typer.Option(help="Where the networks run.")] = "auto",
     precision: Annotated[
@@ -92,6 +110,7 @@ def reconstruct(
     if undistort is not None:
         check_export(undistort, overwrite=overwrite)
     chosen_device = choose_device(device)
+    solver = choose_adjuster(adjuster)
     if threads is not None:
         torch.set_num_threads(threads)
         limit_cores(threads)
@@ -104,6 +123,8 @@ def reconstruct(
             if not quiet:
                 progress.say(f"{weights.sentence()} {weights.hint}".rstrip())
             networks = weights.load(chosen_device)
+            if solver is not None:
+                networks.use_adjuster(solver)
         with clock.stage("images"):
             photographs = read_images(
                 images,
@@ -137,6 +158,7 @@ def reconstruct(
         "queries": queries,
         "query_points": query_points,
         "long_side": long_side,
+        "adjuster": adjuster,
         "device": str(chosen_device),
         "precision": precision,
         "threads": threads,
@@ -168,6 +190,19 @@ def reconstruct(
             f"{registered} images registered, fewer than --min-registered {min_registered}.",
             f"The model is in {str(out)!r}; report.json says why images are missing.",
         )
+
+
+def choose_adjuster(name: Adjuster | None) -> "AdjusterConfig | None":
+    """The solver of a reconstruction; None for the model's own.
+
+    Raises:
+        MissingDependency: it needs a package that is not installed.
+    """
+    if name is None:
+        return None
+    config = adjuster_config(name, approximate=True)  # tracks differ in their covariances, which ceres cannot be told
+    config.build()
+    return config
 
 
 def choose_device(device: str) -> "torch.device":

@@ -10,15 +10,15 @@ from vggsfm_cli.scene import Cameras, Reconstruction
 MIN_TRACK_LENGTH = 2
 
 
-def to_pycolmap(reconstruction: Reconstruction) -> pycolmap.Reconstruction:
+def to_pycolmap(reconstruction: Reconstruction, min_views: int = MIN_TRACK_LENGTH) -> pycolmap.Reconstruction:
     """The same model for pycolmap: every camera its own rig, every image its own frame.
 
-    The 2D points of an image are exactly its observations, in their order. Points seen in fewer than two frames are
-    left out with their observations; ids of the others are consecutive.
+    The 2D points of an image are exactly its observations, in their order. Points seen in fewer than ``min_views``
+    frames are left out with their observations; ids of the others are consecutive.
     """
     model = pycolmap.Reconstruction()
     _add_cameras(model, reconstruction)
-    frame, xy, point = _usable_observations(reconstruction)
+    frame, xy, point = _usable_observations(reconstruction, min_views)
     order = np.argsort(frame, kind="stable")
     bounds = np.searchsorted(frame[order], np.arange(len(reconstruction.names) + 1))
     poses = reconstruction.cameras.cam_from_world[0].detach().cpu().double().numpy()
@@ -47,14 +47,14 @@ def _add_cameras(model: pycolmap.Reconstruction, reconstruction: Reconstruction)
 
 
 def _usable_observations(
-    reconstruction: Reconstruction,
+    reconstruction: Reconstruction, min_views: int
 ) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, "m 2"], Int[np.ndarray, " m"]]:
-    """Frame, position and point of the observations whose point is seen in two frames or more."""
+    """Frame, position and point of the observations whose point is seen in ``min_views`` frames or more."""
     frame = reconstruction.frame.cpu().numpy()
     point = reconstruction.point.cpu().numpy()
     xy = reconstruction.xy.detach().cpu().double().numpy()
     seen = np.unique(np.stack([point, frame], 1), axis=0)[:, 0]
-    keep = np.bincount(seen, minlength=len(reconstruction.xyz_world))[point] >= MIN_TRACK_LENGTH
+    keep = np.bincount(seen, minlength=len(reconstruction.xyz_world))[point] >= min_views
     return frame[keep], xy[keep], point[keep]
 
 

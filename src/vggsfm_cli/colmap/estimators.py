@@ -1,6 +1,6 @@
 """RANSAC and averaging through pycolmap: numpy in, numpy out, the same result for the same seed.
 
-pycolmap is imported here and in ``convert.py`` only. All positions are stored pixels with a corner origin. Estimators
+pycolmap is imported in this folder only. All positions are stored pixels with a corner origin. Estimators
 return None when they find nothing.
 """
 
@@ -196,7 +196,7 @@ def average_poses(
         item.cam2_from_cam1 = pycolmap.Rigid3d(edge.cam2_from_cam1)
         item.num_matches = edge.support
         graph.add_edge(edge.frame1 + 1, edge.frame2 + 1, item)
-    with _quiet():
+    with quiet():
         return _average(reconstruction, graph, config)
 
 
@@ -224,7 +224,7 @@ def _average(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Within this block pycolmap writes nothing unless it stops the process."""
     before = pycolmap.logging.minloglevel
     pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value

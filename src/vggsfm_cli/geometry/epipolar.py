@@ -1,4 +1,4 @@
-"""Two views: essential and fundamental matrices, Sampson error, the eight-point algorithm.
+"""Two views: essential and fundamental matrices, Sampson error, the eight-point algorithm, relative poses.
 
 ``F`` and ``E`` satisfy ``x2^T F x1 = 0``. Source: Hartley & Zisserman, chapters 9 and 11.
 """
@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vggsfm_cli.geometry.rotation import hat
+from vggsfm_cli.geometry import pose
+from vggsfm_cli.geometry.rotation import closest_rotation, hat
+from vggsfm_cli.geometry.triangulate import triangulate_two_view
 
 
 def essential_from_pose(cam2_from_cam1: Float[Tensor, "*batch 3 4"]) -> Float[Tensor, "*batch 3 3"]:
@@ -85,12 +87,54 @@ def essential_mismatch(
 
 
 def poses_from_essential(essential: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 4 3 4"]:
-    """The four relative poses with unit baseline that an essential matrix allows (H&Z 9.6.2)."""
-    u, _, vt = torch.linalg.svd(essential)
-    u = u * torch.linalg.det(u)[..., None, None].sign()
-    vt = vt * torch.linalg.det(vt)[..., None, None].sign()
-    turn = essential.new_tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    rotations = torch.stack([u @ turn @ vt, u @ turn @ vt, u @ turn.mT @ vt, u @ turn.mT @ vt], -3)
-    t = u[..., 2]
+    """The four relative poses with unit baseline that an essential matrix allows (H&Z 9.6.2).
+
+    Differentiable, also where the two singular values are equal, as they should be: no singular vectors are taken. With
+    ``E = [t]x R`` and a unit ``t``, ``R = [t]x^T E + cof(E)``, since the cofactors of ``[t]x`` are ``t t^T`` (Horn,
+    "Recovering baseline and orientation from essential matrix", 1990). Where the two values differ, the closest
+    rotation to that is the one that the singular vectors give.
+    """
+    columns = essential.mT
+    products = torch.linalg.cross(columns, columns.roll(1, -2), dim=-1)  # all along t, as t^T E = 0
+    largest = products.square().sum(-1).argmax(-1)[..., None, None].expand(*essential.shape[:-2], 1, 3)
+    t = products.gather(-2, largest).squeeze(-2)
+    t = t / t.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+    essential = essential * (2**0.5 / essential.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-30))
+    turned, cofactors = hat(t).mT @ essential, _cofactors(essential)
+    rotations = closest_rotation(torch.stack([cofactors + turned, cofactors + turned, cofactors - turned], -3))
+    rotations = torch.cat([rotations, rotations[..., 2:, :, :]], -3)
     translations = torch.stack([t, -t, t, -t], -2)
     return torch.cat([rotations, translations.unsqueeze(-1)], -1)
+
+
+def _cofactors(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
+    """Matrix of cofactors: its rows are the cross products of the other two rows."""
+    a, b, c = matrix.unbind(-2)
+    return torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -2)
+
+
+def relative_pose(
+    xy1_normalized: Float[Tensor, "*batch N 2"],
+    xy2_normalized: Float[Tensor, "*batch N 2"],
+    weights: Float[Tensor, "*batch N"],
+) -> Float[Tensor, "*batch 3 4"]:
+    """``cam2_from_cam1`` with a unit baseline from weighted correspondences, by the eight-point algorithm.
+
+    The preliminary cameras of VGGSfM's training (Sec. 3.2). Of the four poses that the essential matrix allows, the one
+    that puts most weight in front of both cameras is taken; that choice is cut from the graph. Differentiable in all
+    arguments as long as eight points in general position have weight.
+
+    Args:
+        xy1_normalized: undistorted positions on the z = 1 plane of the first camera.
+        xy2_normalized: the same points on that of the second.
+        weights: not negative; zero for correspondences that do not count.
+    """
+    motions = poses_from_essential(eight_point(xy1_normalized, xy2_normalized, weights))
+    with torch.no_grad():
+        shape = (*motions.shape[:-2], *xy1_normalized.shape[-2:])
+        first, second = (xy.unsqueeze(-3).expand(shape) for xy in (xy1_normalized, xy2_normalized))
+        each = motions.unsqueeze(-3).expand(*shape[:-1], 3, 4)
+        xyz1 = triangulate_two_view(first, second, each)
+        in_front = (xyz1[..., 2] > 0) & (pose.transform(each, xyz1)[..., 2] > 0)
+        best = (in_front * weights.unsqueeze(-2)).sum(-1).argmax(-1)
+    return motions.gather(-3, best[..., None, None, None].expand(*best.shape, 1, 3, 4)).squeeze(-3)

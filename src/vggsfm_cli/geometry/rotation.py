@@ -98,6 +98,19 @@ def mean(rotations: Float[Tensor, "R *batch 3 3"]) -> Float[Tensor, "*batch 3 3"
     return from_quaternion(torch.where(opposite, -quaternions, quaternions).mean(0))
 
 
+def closest_rotation(matrix: Float[Tensor, "*batch 3 3"], iterations: int = 8) -> Float[Tensor, "*batch 3 3"]:
+    """The rotation nearest to a matrix of positive determinant, by Newton's method on the polar factor.
+
+    Differentiable where singular values are equal, which the decomposition into singular vectors is not. Source:
+    Higham, "Computing the polar decomposition", 1986; scaled by the Frobenius norms, it converges in a few steps.
+    """
+    for _ in range(iterations):
+        inverse = torch.linalg.inv_ex(matrix)[0].mT
+        scale = (inverse.norm(dim=(-2, -1), keepdim=True) / matrix.norm(dim=(-2, -1), keepdim=True)).sqrt()
+        matrix = 0.5 * (scale * matrix + inverse / scale)
+    return matrix
+
+
 def angle_deg(rotation: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch"]:
     """Rotation angle in degrees, 0 to 180, accurate for small angles."""
     sine = torch.stack(

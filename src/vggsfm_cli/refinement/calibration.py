@@ -18,6 +18,7 @@ from vggsfm_cli.bundle_adjustment.problem import FreeParameters, RobustLoss, bui
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry.robust import Loss
+from vggsfm_cli.model import AdjusterConfig
 from vggsfm_cli.refinement.model import Model, Scene, sensible
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class PrincipalPointConfig:
     )
     min_significance: float = 3.0  # ``auto`` moves it by at least so many standard deviations
     max_shift: float = 0.05  # distance from where it was, in long sides, beyond which no result is believed
-    solver: SchurConfig = field(default_factory=lambda: SchurConfig(covariance=True))
+    solver: AdjusterConfig = field(default_factory=lambda: SchurConfig(covariance=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +137,9 @@ def free_principal_point(scene: Scene, model: Model, loss_scale: float, config: 
 
 
 def free_adjustment(
-    scene: Scene, model: Model, free: FreeParameters, loss_scale: float, solver: SchurConfig
+    scene: Scene, model: Model, free: FreeParameters, loss_scale: float, solver: AdjusterConfig
 ) -> tuple[Model, Float[Tensor, "C P"]]:
-    """The adjusted model, and the posterior standard deviation of every camera parameter."""
+    """The adjusted model, and the posterior deviation of every camera parameter; infinite if the solver gives none."""
     problem = build_problem(
         model.cameras,
         model.points,
@@ -149,6 +150,7 @@ def free_adjustment(
         loss=RobustLoss(kind=Loss.CAUCHY, scale=loss_scale),
     )
     solution = solver.build()(problem)
-    assert solution.params_covariance is not None
-    deviation = solution.params_covariance[0].diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
+    deviation = torch.full_like(solution.cameras.params[0], torch.inf)
+    if solution.params_covariance is not None:
+        deviation = solution.params_covariance[0].diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
     return dataclasses.replace(model, cameras=solution.cameras, points=solution.points), deviation

@@ -86,8 +86,10 @@ class DenseEncoder(nn.Module):
         mean = (grey * inside).sum((1, 2), keepdim=True) / count
         variance = ((grey - mean).square() * inside).sum((1, 2), keepdim=True) / count
         normalised = (grey - mean) * inside / (variance + 1e-5).sqrt()
-        descriptors, logits, reliability = self.net(normalised[:, None])
-        return functional.normalize(descriptors.float(), dim=1), logits.float(), reliability.float()
+        said = self.net(normalised[:, None])
+        # half precision ends here; double stays double
+        descriptors, logits, reliability = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in said)
+        return functional.normalize(descriptors, dim=1), logits, reliability
 
 
 def select_keypoints(
