@@ -1,8 +1,9 @@
 """Inference policy of stage 1: from which frames to track, and how rounds add up.
 
-Each round tracks from one frame. Points of that frame which no track covers start new tracks; tracks that are seen
-there but not everywhere are carried on from their very position, so a track can reach frames that its first frame
-could not see. A new track that lands on an existing one is the same scene point: it is merged into it.
+Each round tracks from one frame, as long as there are frames that see too few tracks. Points of that frame which no
+track covers start new tracks; tracks that are seen there but not everywhere are carried on from their very position, so
+a track can reach frames that its first frame could not see. A new track that lands on an existing one is the same scene
+point: it is merged into it.
 """
 
 from dataclasses import dataclass, field
@@ -102,7 +103,7 @@ def track_in_rounds(
     pool = _empty(images)
     chosen = [first_frame(features)]
     done = 0
-    while done < rounds:
+    while chosen:
         progress(Progress(stage="tracks", done=done, total=rounds, detail=images.names[0][chosen[0]]))
         before = pool
 
@@ -114,8 +115,10 @@ def track_in_rounds(
         done += len(chosen)
         remaining -= set(chosen)
         counts = pool.seen(config.min_visibility).sum(1).tolist()
-        waiting = sorted(remaining, key=lambda s: (counts[s], s))
-        chosen = waiting[: min(config.frames_at_once, rounds - done)]
+        waiting = sorted(
+            (s for s in remaining if counts[s] < config.queries.enough_tracks), key=lambda s: (counts[s], s)
+        )
+        chosen = waiting[: max(min(config.frames_at_once, rounds - done), 0)]
     progress(Progress(stage="tracks", done=rounds, total=rounds))
     kept = pool.select((pool.seen(config.min_visibility).sum(0) > 1).nonzero().flatten())
     return Tracks(
