@@ -12,6 +12,7 @@ it up; adjusters take turns within a round, so that other work on the machine me
 
 import argparse
 import dataclasses
+import importlib
 import json
 import os
 import platform
@@ -54,9 +55,7 @@ def synthetic(frames: int, points: int, seed: int = 0) -> Any:
     path = CameraPath.ARC if frames <= 20 else CameraPath.RING
     world = make_world(WorldConfig(path=path, frames=frames, points=points), seed)
     xyz, normals, centers = world.points.xyz_world[0], world.normals[0], world.cameras.centers[0]
-    # cos of the angle between normal and ray, without an array of frames x points x 3
-    facing = centers @ normals.T - (normals * xyz).sum(-1)
-    facing = facing / (centers[:, None] - xyz[None]).norm(dim=-1) if frames <= 20 else facing
+    facing = (centers @ normals.T - (normals * xyz).sum(-1)) / torch.cdist(centers, xyz)
     offset = (torch.arange(frames)[:, None] - facing.argmax(0) + frames // 2) % frames - frames // 2
     near = torch.where(offset.abs() <= WINDOW, torch.rand(offset.shape, generator=generator), -offset.abs().float())
     frame = near.topk(OBSERVATIONS, dim=0).indices.T.flatten()
@@ -97,12 +96,9 @@ def from_model(folder: Path, seed: int = 0) -> Any:
 
 
 def build(adjuster: str) -> Any:
-    from vggsfm_cli.bundle_adjustment.ceres_solver import CeresConfig
-    from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
-    from vggsfm_cli.bundle_adjustment.theseus_solver import TheseusConfig
-
-    config = {"schur": SchurConfig, "ceres": CeresConfig, "theseus": TheseusConfig}[adjuster]
-    return config(max_iterations=50).build()
+    """The solver; a class with its settings lives beside it."""
+    module = importlib.import_module(f"vggsfm_cli.bundle_adjustment.{adjuster}_solver")
+    return getattr(module, f"{adjuster.title()}Config")(max_iterations=50).build()
 
 
 def time_ceres(spent: list[float]) -> None:
@@ -211,10 +207,9 @@ def table(results: dict[str, dict[str, Any]]) -> str:
                 pairs = zip(each["rounds"], ceres, strict=True)
                 ratio = f"{statistics.median(ours / theirs for ours, theirs in pairs):.2f}"
             above = each["cost_final"] / best - 1
-            lines.append(
-                f"| {name} | {each['observations']} | {adjuster} | {each['seconds_within']:.3f} | {each['seconds']:.3f} "
-                f"| {each['peak_mb']:.0f} | {each['iterations']} | {each['cost_final']:.2f} (+{above:.0e}) | {ratio} |"
-            )
+            times = f"{each['seconds_within']:.3f} | {each['seconds']:.3f} | {each['peak_mb']:.0f}"
+            cost = f"{each['iterations']} | {each['cost_final']:.2f} (+{above:.0e})"
+            lines.append(f"| {name} | {each['observations']} | {adjuster} | {times} | {cost} | {ratio} |")
     return "\n".join(lines) + "\n"
 
 
