@@ -10,9 +10,10 @@ from typing import Any
 
 from pose_bench.score import WRONG_DEG
 from pose_bench.tables import table
+from vggsfm_cli.refinement.confidence import ConfidenceConfig
 
-LOW = 0.5
-"""A confidence below this is called low, where nothing else is stated."""
+LOW = ConfidenceConfig().low
+"""A confidence below this is called low, as in the reports, where nothing else is stated."""
 
 Row = Mapping[str, Any]
 
