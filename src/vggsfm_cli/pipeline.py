@@ -114,8 +114,14 @@ def reconstruct(
 
     Raises:
         ReconstructionFailed: a stage found too little to go on; the message names it and the counts.
+        UsageError: options that the model cannot follow.
     """
     options = options or ReconstructOptions()
+    if options.densify.points > 0 and isinstance(model.config.tracker, V2TrackerConfig):
+        raise UsageError(
+            f"Extra points need the dense features of small; {model.config.name!r} has none.",
+            "Leave out --extra-points, or use --model small.",
+        )
     clock = StageClock()
     with one_thread_each():
         with clock.stage("tracks"):

@@ -8,12 +8,11 @@ from torch import Tensor
 
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters
 from vggsfm_cli.model import VGGSfM
-from vggsfm_cli.pipeline import PRECISIONS, ReconstructOptions, require_tracks
+from vggsfm_cli.pipeline import ReconstructOptions, require_tracks, sight
 from vggsfm_cli.refinement.mapper import with_model_error
 from vggsfm_cli.refinement.model import Scene, adjusted, filtered, triangulate
 from vggsfm_cli.scene import CameraPriors, Cameras, ImageSet, ProgressCallback, Tracks, silent
 from vggsfm_cli.threads import one_thread_each
-from vggsfm_cli.tracking.rounds import track_in_rounds
 
 POINTS_ONLY = FreeParameters(poses=False, points=True, focal=False, principal_point=False, distortion=False)
 
@@ -36,10 +35,9 @@ def triangulate_known(
     """
     options = options or ReconstructOptions()
     with one_thread_each():
-        precision = PRECISIONS[options.precision]
-        tracks = track_in_rounds(model.tracker, images, options.rounds, precision=precision, progress=progress)
-        require_tracks(tracks, images)
-        images, cameras = _knowing(images.to("cpu"), cameras), cameras.to("cpu")
+        sighted = sight(images, model, options, progress)
+        require_tracks(sighted.tracks, images)
+        images, tracks, cameras = _knowing(sighted.images.to("cpu"), cameras), sighted.tracks, cameras.to("cpu")
         scene = Scene(
             images=images,
             tracks=_double(with_model_error(images, tracks.to("cpu"), options.mapping.model_error_px)),
