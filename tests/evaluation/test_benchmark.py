@@ -12,7 +12,6 @@ import published
 from vggsfm_cli import pipeline
 from vggsfm_cli.cli.app import app
 from vggsfm_cli.errors import InputError, MissingDependency
-from vggsfm_cli.evaluation import known_cameras
 from vggsfm_cli.evaluation.benchmark import PoseProtocol, pose_figures
 from vggsfm_cli.evaluation.datasets import Unreadable, find_co3d, find_eth3d, find_imc
 from vggsfm_cli.io.scans import read_points
@@ -30,7 +29,6 @@ def world():
 @pytest.fixture
 def exact_tracks(world, monkeypatch):
     monkeypatch.setattr(pipeline, "track_in_rounds", published.oracle(world))
-    monkeypatch.setattr(known_cameras, "track_in_rounds", published.oracle(world))
 
 
 def assert_same_cameras(found: Cameras, world, frames):
