@@ -18,7 +18,7 @@ from statistics import mean, median
 from typing import Any
 
 import torch
-from pose_bench.methods import Run, Snapshot, Vggsfm, versions
+from pose_bench.methods import Run, Snapshot, Vggsfm, stop_on_request, versions
 from pose_bench.score import errors_of
 from pose_bench.tables import table
 
@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=HERE)
     options = parser.parse_args()
+    stop_on_request()
     textures = procedural_textures(45, 256, torch.Generator().manual_seed(0))
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:

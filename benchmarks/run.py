@@ -22,7 +22,7 @@ from typing import Any
 
 from pose_bench import confidence, peers, tables, timing
 from pose_bench.measure import Row, measure_all, recorded
-from pose_bench.methods import ROOT, Method, Sift, Snapshot, Vggsfm
+from pose_bench.methods import ROOT, Method, Sift, Snapshot, Vggsfm, stop_on_request
 from pose_bench.records import Records
 from pose_bench.scenes import Item, choose, read_items
 
@@ -35,6 +35,7 @@ TIMED = "fountain-P11"
 def main() -> None:
     """Run what is not on record, write what is."""
     options = parse_arguments()
+    stop_on_request()
     if "VGGSFM_BENCH" not in os.environ:
         sys.exit("Set VGGSFM_BENCH to the folder with the scenes.")
     bench = Path(os.environ["VGGSFM_BENCH"]).resolve()

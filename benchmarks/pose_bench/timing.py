@@ -34,7 +34,8 @@ def rendered_scene(folder: Path, snapshot: Snapshot) -> Item:
         folder.mkdir(parents=True)
         command = [sys.executable, "-m", "vggsfm_cli", "synth", "--out", str(folder / "synth"), "--frames", str(FRAMES)]
         command += ["--size", str(WIDTH), "--layout", LAYOUT, "--seed", str(SEED), "--device", "cpu"]
-        run = timed("synth", command, folder / "synth", 2, snapshot.source)
+        # one thread: on a busy machine the operations of several wait for each other, ten times as long
+        run = timed("synth", command, folder / "synth", 1, snapshot.source)
         if run.exit_code:
             raise RuntimeError((folder / "synth.log").read_text()[-2000:])
         (folder / "images").mkdir()

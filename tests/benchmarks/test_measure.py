@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -88,6 +91,31 @@ def test_commands_are_timed_and_misuse_is_no_result(tmp_path):
     assert done.exit_code == 4 and 0.2 < done.seconds < 20 and done.peak_memory_mb > 1
     with pytest.raises(RuntimeError, match="no such option"):
         methods.timed("x", [sys.executable, "-c", "print('no such option'); raise SystemExit(2)"], tmp_path / "b", 1)
+
+
+def test_a_request_to_end_ends_the_command_too(tmp_path):
+    child = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    program = (
+        "import sys; from pathlib import Path; from pose_bench import methods; methods.stop_on_request()\n"
+        f"methods.timed('x', [sys.executable, '-c', {child!r}], Path({str(tmp_path / 'out')!r}), 1)"
+    )
+    paths = os.pathsep.join(path for path in sys.path if path)
+    running = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": paths})
+    log, deadline = tmp_path / "out.log", time.monotonic() + 60
+    while not (log.exists() and log.read_text().endswith("\n")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    running.terminate()
+    assert running.wait(30) == 128 + signal.SIGTERM
+    pid = int(log.read_text())
+    while time.monotonic() < deadline:  # gone, or dead and waiting to be collected
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        if Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+            return
+        time.sleep(0.02)
+    pytest.fail("the command still runs")
 
 
 def test_hash_is_of_names_and_contents(tmp_path):
