@@ -30,7 +30,7 @@ def test_operating_points_go_from_nothing_to_everything():
 
 
 def test_wrong_is_more_than_half_of_all_pairs():
-    summary = summarize([row(0.9, 5), row(0.9, 6), row(0.2, 10), row(0.3, 1)])
+    summary = summarize([row(0.9, 5), row(0.9, 6), row(0.2, 10), row(0.3, 1)], low=0.5)
     assert [run["wrong"] for run in summary["each"]] == [False, True, True, False]
     assert (summary["wrong"], summary["missed"], summary["miss_rate"]) == (2, 1, 0.5)
     assert (summary["false_alarms"], summary["false_alarm_rate"]) == (1, 0.5)
