@@ -6,7 +6,8 @@ frame); points and camera parameters move by addition. The gauge: one frame stan
 farthest frame's translation fixes the scale.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypedDict, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -67,31 +68,59 @@ class BundleProblem(TensorRecord):
     log_focal_spread: Float[Tensor, "B C"]
     loss: RobustLoss = field(default_factory=RobustLoss)
 
+    def scene(self, b: int) -> "BundleProblem":
+        """Scene ``b`` alone, with a batch axis of one and its own observations."""
+        frames, points = self.pose_free.shape[1], self.points.xyz_world.shape[1]
+        chosen = torch.div(self.frame, frames, rounding_mode="floor") == b
+        one = slice(b, b + 1)
+        return replace(
+            self,
+            cameras=self.cameras.scene(b),
+            points=self.points.scene(b),
+            frame=self.frame[chosen] - b * frames,
+            point=self.point[chosen] - b * points,
+            xy=self.xy[chosen],
+            whitening=self.whitening[chosen],
+            pose_free=self.pose_free[one],
+            params_free=self.params_free[one],
+            log_focal=self.log_focal[one],
+            log_focal_spread=self.log_focal_spread[one],
+        )
+
+
+class ProblemOptions(TypedDict, total=False):
+    """What the ways to make a problem have in common; each may be left out.
+
+    Attributes:
+        free: what may change.
+        priors: focal prior and parameters that are known; None for neither.
+        loss: of the whitened residual.
+        min_views: fewest observations of a point, two if not given.
+        fixed_frames: frames that keep their pose; None lets the gauge choose one.
+    """
+
+    free: FreeParameters | None
+    priors: CameraPriors | None
+    loss: RobustLoss | None
+    min_views: int
+    fixed_frames: Bool[Tensor, "B S"] | None
+
 
 def build_problem(
     cameras: Cameras,
     points: Points,
     tracks: Tracks,
     inliers: Bool[Tensor, "B S N"],
-    *,
-    free: FreeParameters | None = None,
-    priors: CameraPriors | None = None,
-    loss: RobustLoss | None = None,
-    min_views: int = 2,
-    fixed_frames: Bool[Tensor, "B S"] | None = None,
+    **options: Unpack[ProblemOptions],
 ) -> BundleProblem:
     """The adjustment problem of a window of dense tracks.
 
     Args:
         cameras: registered frames take part.
-        points: valid points with at least ``min_views`` inlier observations take part.
+        points: valid points with enough inlier observations take part.
         tracks: positions and covariances; gradients reach both.
         inliers: observations to use.
-        free: what may change.
-        priors: focal prior and parameters that are known; None for neither.
-        loss: of the whitened residual.
-        min_views: fewest observations of a point.
-        fixed_frames: frames that keep their pose; None lets the gauge choose one.
+        options: see ``ProblemOptions``.
 
     Raises:
         InputError: a used position, covariance, camera or point is not finite.
@@ -104,11 +133,7 @@ def build_problem(
         point=scene * inliers.shape[2] + point,
         xy=tracks.xy[scene, frame, point],
         covariance=tracks.covariance[scene, frame, point],
-        free=free,
-        priors=priors,
-        loss=loss,
-        min_views=min_views,
-        fixed_frames=fixed_frames,
+        **options,
     )
 
 
@@ -120,34 +145,27 @@ def problem_from_observations(
     point: Int[Tensor, " M"],
     xy: Float[Tensor, "M 2"],
     covariance: Float[Tensor, "M 2 2"] | None = None,
-    free: FreeParameters | None = None,
-    priors: CameraPriors | None = None,
-    loss: RobustLoss | None = None,
-    min_views: int = 2,
-    fixed_frames: Bool[Tensor, "B S"] | None = None,
+    **options: Unpack[ProblemOptions],
 ) -> BundleProblem:
     """The adjustment problem of a list of observations, in any order.
 
     Args:
         cameras: registered frames take part.
-        points: valid points with at least ``min_views`` observations take part.
+        points: valid points with enough observations take part.
         frame: of each observation, as ``b * S + s``.
         point: of each observation, as ``b * N + n``.
         xy: observed stored pixels.
         covariance: of ``xy``; None for one squared pixel.
-        free: what may change.
-        priors: focal prior and parameters that are known; None for neither.
-        loss: of the whitened residual.
-        min_views: fewest observations of a point.
-        fixed_frames: frames that keep their pose; None lets the gauge choose one.
+        options: see ``ProblemOptions``.
 
     Raises:
         InputError: a used position, covariance, camera or point is not finite.
     """
-    free = free or FreeParameters()
+    priors = options.get("priors")
+    free, loss = options.get("free") or FreeParameters(), options.get("loss") or RobustLoss()
     used = cameras.registered.flatten()[frame] & points.valid.flatten()[point]
     views = torch.bincount(point[used], minlength=points.valid.numel())
-    used = used & (views[point] >= min_views)
+    used = used & (views[point] >= options.get("min_views", 2))
     frame, point, xy = frame[used], point[used], xy[used].double()
     if covariance is None:
         covariance = torch.eye(2, dtype=xy.dtype, device=xy.device).expand(len(xy), 2, 2)
@@ -166,23 +184,16 @@ def problem_from_observations(
         point=point,
         xy=xy,
         whitening=whitening_of(covariance),
-        pose_free=pose_gauge(cameras, seen, free, fixed_frames),
+        pose_free=pose_gauge(cameras, seen, free, options.get("fixed_frames")),
         params_free=free_params(cameras, free, priors),
         points_free=free.points,
         log_focal=_log_focal(cameras, priors),
         log_focal_spread=_spread(cameras, priors),
-        loss=loss or RobustLoss(),
+        loss=loss,
     )
 
 
-def problem_from_reconstruction(
-    reconstruction: Reconstruction,
-    *,
-    free: FreeParameters | None = None,
-    priors: CameraPriors | None = None,
-    loss: RobustLoss | None = None,
-    fixed_frames: Bool[Tensor, "1 S"] | None = None,
-) -> BundleProblem:
+def problem_from_reconstruction(reconstruction: Reconstruction, **options: Unpack[ProblemOptions]) -> BundleProblem:
     """The adjustment problem of a sparse model; see ``problem_from_observations``."""
     xyz_world = reconstruction.xyz_world[None]
     valid = torch.ones(xyz_world.shape[:2], dtype=torch.bool, device=xyz_world.device)
@@ -192,10 +203,7 @@ def problem_from_reconstruction(
         frame=reconstruction.frame,
         point=reconstruction.point,
         xy=reconstruction.xy,
-        free=free,
-        priors=priors,
-        loss=loss,
-        fixed_frames=fixed_frames,
+        **options,
     )
 
 
