@@ -12,7 +12,8 @@ from vggsfm_cli.bundle_adjustment.ceres_solver import CeresConfig
 from vggsfm_cli.bundle_adjustment.interface import SolveStatus
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters, RobustLoss
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
-from vggsfm_cli.bundle_adjustment.theseus_problem import Layout, SparseSolver, build_objective
+from vggsfm_cli.bundle_adjustment.theseus_linear import SparseSolver
+from vggsfm_cli.bundle_adjustment.theseus_problem import Layout, build_objective
 from vggsfm_cli.bundle_adjustment.theseus_solver import TheseusConfig
 from vggsfm_cli.errors import MissingDependency, UsageError
 from vggsfm_cli.geometry.robust import Loss

@@ -1,7 +1,8 @@
 """The same problem through Theseus (Pineda et al., NeurIPS 2022), the library that VGGSfM uses: a witness for ours.
 
 Theseus owns the objective, Levenberg-Marquardt, its damping and stopping, and the backward modes. Residuals, gauge,
-priors and loss are ``problem.py``'s; ``theseus_problem.py`` brings them together.
+priors and loss are ``problem.py``'s; ``theseus_problem.py`` brings them together, ``theseus_linear.py`` solves the
+linear systems.
 """
 
 import importlib.util
@@ -110,15 +111,16 @@ class TheseusAdjuster(BundleAdjuster):
 
     def _solve_scene(self, problem: BundleProblem, b: int) -> tuple[Tensor, Tensor, Tensor, SolveStatus, int, Tensor]:
         """Poses, parameters, points, status, iterations, covariance of the parameters (zero unless asked for)."""
-        from vggsfm_cli.bundle_adjustment import theseus_problem as parts
+        from vggsfm_cli.bundle_adjustment.theseus_linear import params_covariance
+        from vggsfm_cli.bundle_adjustment.theseus_problem import Layout, build_objective
 
-        layout = parts.Layout(problem, b)
+        layout = Layout(problem, b)
         xyz_world = problem.points.xyz_world[b].double()
         poses, params, _ = layout.given()
         covariance = params.new_zeros(*params.shape, params.shape[-1])
         if layout.unknowns == 0 or len(layout.rows) == 0:
             return poses, params, xyz_world, SolveStatus.EMPTY, 0, covariance
-        objective = parts.build_objective(layout)
+        objective = build_objective(layout)
         with torch.no_grad():
             finite = bool(objective.error_metric().isfinite())
         if not finite:
@@ -127,13 +129,13 @@ class TheseusAdjuster(BundleAdjuster):
         variable = objective.optim_vars["scene"].tensor
         poses, params, points = layout.values(variable)
         if self.config.covariance:
-            covariance = parts.params_covariance(objective)
+            covariance = params_covariance(objective)
         return poses, params, xyz_world.index_copy(0, layout.active, points), status, iterations, covariance
 
     def _optimize(self, objective: Any, layout: "Layout") -> tuple[SolveStatus, int]:
         import theseus
 
-        from vggsfm_cli.bundle_adjustment.theseus_problem import SparseLevenbergMarquardt
+        from vggsfm_cli.bundle_adjustment.theseus_linear import SparseLevenbergMarquardt
 
         config = self.config
         optimizer = SparseLevenbergMarquardt(
