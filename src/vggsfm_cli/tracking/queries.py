@@ -14,7 +14,7 @@ class QueryConfig:
     """Settings of the choice of queries."""
 
     points_per_frame: int = 1024  # queries a frame starts at most, new and carried on
-    max_carried: int = 384  # of them
+    max_carried: int = 512  # of them, before any new one
     enough_tracks: int = 1500  # a frame starts no more new tracks than it lacks to see so many
     nms_radius_px: int = 2  # network pixels
     min_score: float = 0.01
@@ -48,9 +48,9 @@ def choose_queries(
         new: positions of new queries.
         carried: indices into ``covered`` of the tracks to carry on, those with fewest views first.
     """
-    wanted = min(config.points_per_frame, max(config.enough_tracks - len(covered), 0))
+    order = views.argsort(stable=True)
+    carried = order[~complete[order]][: config.max_carried]
+    wanted = min(config.points_per_frame - len(carried), max(config.enough_tracks - len(covered), 0))
     score = features.keypoint_score[0, frame]
     new = select_keypoints(score, wanted, radius=config.nms_radius_px, threshold=config.min_score, taken=covered)
-    order = views.argsort(stable=True)
-    open_tracks = order[~complete[order]]
-    return new, open_tracks[: min(config.points_per_frame - len(new), config.max_carried)]
+    return new, carried

@@ -26,6 +26,7 @@ class RoundsConfig:
     queries: QueryConfig = field(default_factory=QueryConfig)
     max_query_frames: int = 50  # at most so many frames start tracks
     frames_at_once: int = 2  # after the first: their tracks do not know of each other until they are merged
+    alone_below: int = 8  # with fewer frames than this one at a time: each needs what the others found
     min_visibility: float = 0.5
     merge_px: float = 1.0  # network pixels within which two tracks are the same point
 
@@ -101,6 +102,7 @@ def track_in_rounds(
     rounds = min(frames, config.max_query_frames)
     remaining = set(images.frame_valid[0].nonzero().flatten().tolist())
     pool = _empty(images)
+    at_once = config.frames_at_once if frames >= config.alone_below else 1
     chosen = [first_frame(features)]
     done = 0
     while chosen:
@@ -118,7 +120,7 @@ def track_in_rounds(
         waiting = sorted(
             (s for s in remaining if counts[s] < config.queries.enough_tracks), key=lambda s: (counts[s], s)
         )
-        chosen = waiting[: max(min(config.frames_at_once, rounds - done), 0)]
+        chosen = waiting[: max(min(at_once, rounds - done), 0)]
     progress(Progress(stage="tracks", done=rounds, total=rounds))
     kept = pool.select((pool.seen(config.min_visibility).sum(0) > 1).nonzero().flatten())
     return Tracks(
