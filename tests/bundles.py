@@ -8,7 +8,7 @@ from torch import Tensor
 from vggsfm_cli.bundle_adjustment.problem import BundleProblem, build_problem, move_poses
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import rotation
-from vggsfm_cli.scene import Cameras, Points, Tracks
+from vggsfm_cli.scene import CameraPriors, Cameras, Points, Tracks
 
 LENSES = {
     "SIMPLE_PINHOLE": (900.0, 640.0, 480.0),
@@ -89,6 +89,17 @@ def uneven(bundle: Bundle, seed: int = 0) -> Bundle:
     root = torch.randn(bundle.tracks.covariance.shape, generator=generator, dtype=torch.float64)
     covariance = 0.1 * root @ root.mT + 0.1 * torch.eye(2)
     return bundle.changed("tracks", covariance=covariance)
+
+
+def lens_priors(cameras: Cameras, spread: float) -> CameraPriors:
+    """The lenses as they are, all of them uncertain."""
+    return CameraPriors(
+        camera_index=cameras.camera_index,
+        models=cameras.models,
+        params=cameras.params,
+        known=torch.zeros_like(cameras.params, dtype=torch.bool),
+        focal_spread=torch.full(cameras.params.shape[:2], spread, dtype=torch.float64),
+    )
 
 
 def shape_of(cameras: Cameras) -> Tensor:

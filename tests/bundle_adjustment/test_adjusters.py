@@ -6,7 +6,7 @@ import importlib.util
 import pytest
 import torch
 
-from bundles import LENSES, make_bundle, shape_of, uneven
+from bundles import LENSES, lens_priors, make_bundle, shape_of, uneven
 from vggsfm_cli.bundle_adjustment import evaluate
 from vggsfm_cli.bundle_adjustment.ceres_solver import CeresConfig
 from vggsfm_cli.bundle_adjustment.interface import SolveStatus
@@ -17,7 +17,6 @@ from vggsfm_cli.bundle_adjustment.theseus_problem import Layout, build_objective
 from vggsfm_cli.bundle_adjustment.theseus_solver import TheseusConfig
 from vggsfm_cli.errors import MissingDependency, UsageError
 from vggsfm_cli.geometry.robust import Loss
-from vggsfm_cli.scene import CameraPriors
 
 CONFIGS = {"schur": SchurConfig, "theseus": TheseusConfig, "ceres": CeresConfig}
 DIFFERENTIABLE = ("schur", "theseus")
@@ -70,7 +69,7 @@ class TestSameMinimum:
 
     def test_a_camera_that_is_known(self):
         bundle = make_bundle(("SIMPLE_RADIAL", "SIMPLE_RADIAL"), frames=6, seed=4)
-        priors = lens_priors(bundle, spread=torch.inf)
+        priors = lens_priors(bundle.cameras, spread=torch.inf)
         priors.known[:, 1] = True
         assert_same_minimum(bundle.problem(priors=priors))
 
@@ -84,7 +83,7 @@ class TestSameMinimum:
 
     def test_focal_priors(self):
         bundle = make_bundle(("SIMPLE_RADIAL", "OPENCV"), frames=6, seed=6)
-        problem = bundle.problem(priors=lens_priors(bundle, spread=1e-3))
+        problem = bundle.problem(priors=lens_priors(bundle.cameras, spread=1e-3))
         assert_same_minimum(problem, names=DIFFERENTIABLE)
         free = bundle.problem()
         assert float(solve("theseus", problem).cost_final) > 1.001 * float(solve("theseus", free).cost_final)
@@ -94,17 +93,6 @@ class TestSameMinimum:
         expected, *others = (solve(name, problem, covariance=True).params_covariance for name in CONFIGS)
         for other in others:
             torch.testing.assert_close(other, expected, rtol=1e-3, atol=1e-9)
-
-
-def lens_priors(bundle, spread):
-    cameras = bundle.cameras
-    return CameraPriors(
-        camera_index=cameras.camera_index,
-        models=cameras.models,
-        params=cameras.params,
-        known=torch.zeros_like(cameras.params, dtype=torch.bool),
-        focal_spread=torch.full(cameras.params.shape[:2], spread, dtype=torch.float64),
-    )
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -261,7 +249,7 @@ class TestGradients:
 
 def test_theseus_jacobians_are_the_derivatives():
     bundle = uneven(make_bundle(("OPENCV", "SIMPLE_RADIAL"), frames=4, points=6, seed=16))
-    layout = Layout(bundle.problem(priors=lens_priors(bundle, spread=0.1)), 0)
+    layout = Layout(bundle.problem(priors=lens_priors(bundle.cameras, spread=0.1)), 0)
     objective = build_objective(layout)
     assert len(objective.cost_functions) == 3, "one for each camera model, one for the priors"
     variable = objective.optim_vars["scene"]
@@ -282,7 +270,7 @@ def test_theseus_jacobians_are_the_derivatives():
 
 def test_sparse_steps_are_the_dense_ones():
     bundle = make_bundle(("RADIAL",), frames=3, points=12, seed=19)
-    objective = build_objective(Layout(bundle.problem(priors=lens_priors(bundle, spread=0.1)), 0))
+    objective = build_objective(Layout(bundle.problem(priors=lens_priors(bundle.cameras, spread=0.1)), 0))
     solver = SparseSolver(objective)
     lin = solver.linearization
     lin.linearize()
@@ -311,7 +299,7 @@ class TestCeresRefuses:
     @pytest.mark.parametrize("case", ["covariances", "prior", "part of a lens"])
     def test_what_pycolmap_cannot_say(self, case):
         bundle = make_bundle(("OPENCV", "OPENCV"), frames=6, seed=17)
-        priors = lens_priors(bundle, spread=0.1 if case == "prior" else torch.inf)
+        priors = lens_priors(bundle.cameras, spread=0.1 if case == "prior" else torch.inf)
         if case == "part of a lens":
             priors.known[:, 1, :2] = True
         problem = (uneven(bundle) if case == "covariances" else bundle).problem(priors=priors)
@@ -335,7 +323,9 @@ class TestCeresRefuses:
 
 def test_cost_is_the_one_that_schur_minimises():
     bundle = uneven(make_bundle(("SIMPLE_RADIAL", "PINHOLE"), scenes=2, frames=6, seed=18))
-    problem = bundle.problem(priors=lens_priors(bundle, spread=0.01), loss=RobustLoss(kind=Loss.CAUCHY, scale=2.0))
+    problem = bundle.problem(
+        priors=lens_priors(bundle.cameras, spread=0.01), loss=RobustLoss(kind=Loss.CAUCHY, scale=2.0)
+    )
     solution = SchurConfig().build()(problem)
     torch.testing.assert_close(evaluate.cost(problem, problem.cameras, problem.points), solution.cost_initial)
     torch.testing.assert_close(evaluate.cost(problem, solution.cameras, solution.points), solution.cost_final)

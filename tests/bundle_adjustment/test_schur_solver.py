@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bundles import LENSES, lens_priors
 from vggsfm_cli.bundle_adjustment.interface import Solution, SolveStatus
 from vggsfm_cli.bundle_adjustment.problem import (
     BundleProblem,
@@ -23,16 +24,7 @@ from vggsfm_cli.errors import InputError
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import pose, rotation
 from vggsfm_cli.geometry.robust import Loss, evaluate
-from vggsfm_cli.scene import CameraPriors, Cameras, Points, Reconstruction, Tracks
-
-PARAMS = {
-    "SIMPLE_PINHOLE": (900.0, 640.0, 480.0),
-    "PINHOLE": (900.0, 910.0, 640.0, 480.0),
-    "SIMPLE_RADIAL": (900.0, 640.0, 480.0, -0.05),
-    "RADIAL": (900.0, 640.0, 480.0, -0.05, 0.02),
-    "OPENCV": (900.0, 910.0, 640.0, 480.0, -0.05, 0.02, 0.001, -0.002),
-    "OPENCV_FISHEYE": (900.0, 910.0, 640.0, 480.0, 0.02, -0.01, 0.003, -0.001),
-}
+from vggsfm_cli.scene import Cameras, Points, Reconstruction, Tracks
 
 MODES = ("unroll", "truncated", "implicit")
 
@@ -71,7 +63,7 @@ def make_scene(
     translation = torch.tensor([0.0, 0.0, 6.0], dtype=torch.float64) + 0.2 * _normal(frames, 3, seed=seed + 2)
     cam_from_world = torch.cat([rotation.exp(turn), translation[..., None]], -1)[None]
     width = max(camera_models.num_params(model) for model in models)
-    params = torch.tensor([PARAMS[m] + (0.0,) * (width - len(PARAMS[m])) for m in models], dtype=torch.float64)[None]
+    params = torch.tensor([LENSES[m] + (0.0,) * (width - len(LENSES[m])) for m in models], dtype=torch.float64)[None]
     cameras = Cameras(
         cam_from_world=cam_from_world,
         models=models,
@@ -126,7 +118,7 @@ def assert_recovered(solution: Solution, scene: Scene, atol: float = 1e-7) -> No
     torch.testing.assert_close(solution.cameras.params, scene.cameras.params, atol=900 * atol, rtol=atol)
 
 
-@pytest.mark.parametrize("model", PARAMS)
+@pytest.mark.parametrize("model", LENSES)
 def test_jacobian_is_the_derivative(model: str) -> None:
     scene = make_scene(frames=2, points=3, models=(model,))
     where, params = scene.cameras.cam_from_world[0, 1], scene.cameras.params[0, 0]
@@ -164,7 +156,7 @@ def test_robust_weight_is_the_derivative(loss: Loss) -> None:
     assert value[0] == 0 and weight[0] == 1
 
 
-@pytest.mark.parametrize("models", [*((model,) for model in PARAMS), ("SIMPLE_RADIAL", "PINHOLE")], ids=str)
+@pytest.mark.parametrize("models", [*((model,) for model in LENSES), ("SIMPLE_RADIAL", "PINHOLE")], ids=str)
 def test_recovers_the_truth(models: tuple[str, ...]) -> None:
     scene = make_scene(models=models, frames=8, points=100)
     solution = solve(scene.problem())
@@ -342,26 +334,16 @@ def test_only_poses_or_only_points(what: str) -> None:
     torch.testing.assert_close(solution.points.xyz_world[used], scene.points.xyz_world[used], atol=1e-6, rtol=0)
 
 
-def _priors(cameras: Cameras, spread: float) -> CameraPriors:
-    return CameraPriors(
-        camera_index=cameras.camera_index,
-        models=cameras.models,
-        params=cameras.params,
-        known=torch.zeros_like(cameras.params, dtype=torch.bool),
-        focal_spread=torch.full(cameras.params.shape[:2], spread, dtype=torch.float64),
-    )
-
-
 @pytest.mark.parametrize("model", ["SIMPLE_RADIAL", "OPENCV"])
 def test_focal_prior(model: str) -> None:
     scene = make_scene(noise=1.0, models=(model,))
-    priors = _priors(scene.start_cameras, 1e-5)
+    priors = lens_priors(scene.start_cameras, 1e-5)
     index = list(camera_models.focal_indices(model))
     held = solve(scene.problem(priors=priors)).cameras.params[0, 0, index]
     torch.testing.assert_close(held.mean(), priors.params[0, 0, index].mean(), rtol=1e-4, atol=0)
-    loose = solve(scene.problem(priors=_priors(scene.start_cameras, 100.0))).cameras.params
+    loose = solve(scene.problem(priors=lens_priors(scene.start_cameras, 100.0))).cameras.params
     torch.testing.assert_close(loose, solve(scene.problem()).cameras.params, rtol=1e-4, atol=1e-4)
-    exact = solve(scene.problem(priors=_priors(scene.start_cameras, 0.0))).cameras.params[0, 0, index]
+    exact = solve(scene.problem(priors=lens_priors(scene.start_cameras, 0.0))).cameras.params[0, 0, index]
     assert (exact == priors.params[0, 0, index]).all()
     known = dataclasses.replace(priors, known=torch.ones_like(priors.known))
     assert (solve(scene.problem(priors=known)).cameras.params == scene.start_cameras.params).all()

@@ -168,7 +168,7 @@ def test_an_oracle_in_place_of_the_networks_gives_the_world() -> None:
     assert len(found) == 1
     assert len(found[0].names) == 6
     everywhere = torch.ones(6, dtype=torch.bool)
-    errors = pair_errors(found[0].cameras.cam_from_world[0], world.cameras.cam_from_world[0], everywhere).stacked
+    errors = pair_errors(found[0].cameras.cam_from_world[0], world.cameras.cam_from_world[0], everywhere).worse_deg
     assert errors.max() < 0.2
     assert found[0].report["preset"] == "v2"
     assert found[0].report["keypoints"] == "grid"
@@ -186,7 +186,7 @@ def test_the_same_tracks_can_be_mapped_as_those_of_small() -> None:
     found = reconstruct(images, model, dataclasses.replace(OPTIONS, preset="small", query_points=500))
     assert len(found[0].names) == 5
     everywhere = torch.ones(5, dtype=torch.bool)
-    errors = pair_errors(found[0].cameras.cam_from_world[0], world.cameras.cam_from_world[0], everywhere).stacked
+    errors = pair_errors(found[0].cameras.cam_from_world[0], world.cameras.cam_from_world[0], everywhere).worse_deg
     assert errors.median() < 0.3
     assert found[0].report["preset"] == "small"
 

@@ -14,6 +14,7 @@ from vggsfm_cli.cli.app import app
 from vggsfm_cli.errors import InputError, MissingDependency
 from vggsfm_cli.evaluation.benchmark import PoseProtocol, pose_figures
 from vggsfm_cli.evaluation.datasets import Unreadable, find_co3d, find_eth3d, find_imc
+from vggsfm_cli.evaluation.poses import PairErrors
 from vggsfm_cli.io.scans import read_points
 from vggsfm_cli.scene import Cameras
 from vggsfm_cli.synthetic.worlds import WorldConfig, make_world, observe
@@ -116,7 +117,7 @@ def test_what_is_not_there_is_named(tmp_path, world, monkeypatch):
 
 
 def test_figures_leave_out_the_sign_of_a_direction():
-    errors = torch.tensor([[1.0, 178.5], [20.0, 0.0]])
+    errors = PairErrors(rotation_deg=torch.tensor([1.0, 20.0]), translation_deg=torch.tensor([178.5, 0.0]))
     protocol = PoseProtocol(shares_deg=(15,), auc_deg=(3,))
     assert pose_figures(errors, protocol) == {"RRA@15": 50.0, "RTA@15": 100.0, "AUC@3": pytest.approx(33.333)}
 

@@ -15,7 +15,17 @@ from example_model import example_model
 from vggsfm_cli.colmap.files import write_colmap
 from vggsfm_cli.errors import InputError
 from vggsfm_cli.evaluation.model import compare_models, evaluate_model
-from vggsfm_cli.evaluation.poses import aligned_distances, auc_max, auc_min, between_deg, pair_errors
+from vggsfm_cli.evaluation.poses import (
+    PairErrors,
+    accuracy,
+    aligned_distances,
+    auc_by_degrees,
+    auc_max,
+    auc_min,
+    between_deg,
+    pair_errors,
+    without_sign,
+)
 from vggsfm_cli.evaluation.truth import match_names, posed_images, read_posed_images
 from vggsfm_cli.geometry import alignment, camera, pose, rotation
 from vggsfm_cli.scene import Reconstruction
@@ -171,3 +181,50 @@ def test_figures_are_those_of_the_bench_script(tmp_path: Path) -> None:
     )
     assert ours["focal_error_percent"]["mean"] == pytest.approx(theirs["focal_error_pct_mean"])
     assert ours["rotation_error_deg"]["mean"] == pytest.approx(theirs["rotation_error_deg"]["mean"])
+
+
+def errors_of(*pairs: tuple[float, float]) -> PairErrors:
+    """Pairs of a rotation and a translation error, degrees."""
+    turned, between = torch.tensor(pairs).reshape(-1, 2).unbind(-1)
+    return PairErrors(rotation_deg=turned, translation_deg=between)
+
+
+def test_accuracy_counts_what_is_below() -> None:
+    assert accuracy(torch.tensor([1.0, 14.9, 15.0, math.inf]), 15.0) == 0.5
+    assert accuracy(torch.zeros(0), 15.0) == 0.0
+
+
+def test_area_is_the_mean_over_whole_degrees_of_the_larger_error() -> None:
+    errors = errors_of((0.5, 0.2), (0.1, 1.5), (5.0, 0.0), (math.inf, math.inf))
+    # below 1: one of four pairs, below 2 and 3: two
+    assert auc_by_degrees(errors, 3) == pytest.approx((1 + 2 + 2) / 12)
+    assert auc_by_degrees(errors_of(*[(0.0, 0.0)] * 3), 30) == 1.0
+    assert auc_by_degrees(errors_of(), 30) == 0.0
+
+
+def test_the_sign_of_a_direction_is_left_out_but_not_a_missing_frame() -> None:
+    errors = without_sign(errors_of((3.0, 20.0), (3.0, 170.0), (3.0, 90.0), (math.inf, math.inf)))
+    assert errors.rotation_deg.tolist() == [3.0, 3.0, 3.0, math.inf]
+    assert errors.translation_deg.tolist() == [20.0, 10.0, 90.0, math.inf]
+
+
+@pytest.mark.skipif("VGGSFM_REFERENCE" not in os.environ, reason="VGGSFM_REFERENCE names no folder")
+def test_figures_are_those_of_the_published_metric() -> None:
+    from safetensors.torch import load_file
+
+    golden = load_file(Path(os.environ["VGGSFM_REFERENCE"]) / "metrics_align.safetensors")
+    flip = torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64)
+    true, found = (
+        torch.cat([(golden[f"{kind}_R_p3d"] * flip).mT, (golden[f"{kind}_T_p3d"] * flip)[..., None]], -1)
+        for kind in ("gt", "pred")
+    )
+    errors = without_sign(pair_errors(found, true, torch.ones(len(true), dtype=torch.bool)))
+    named = {"RRA": errors.rotation_deg, "RTA": errors.translation_deg}
+    torch.testing.assert_close(named["RRA"].float(), golden["rel_rot_deg"], atol=2e-3, rtol=1e-4)
+    torch.testing.assert_close(named["RTA"].float(), golden["rel_trans_deg"], atol=2e-3, rtol=1e-4)
+    for threshold in (5, 15, 30):
+        for name, values in named.items():
+            assert accuracy(values, threshold) == pytest.approx(float(golden[f"{name}_{threshold}"]), abs=1e-5)
+    for threshold in (3, 5, 10, 30):
+        area = auc_by_degrees(errors, threshold)
+        assert area == pytest.approx(float(golden[f"auc{threshold}_np"]), abs=1e-5)

@@ -120,9 +120,10 @@ def rough(world: World, seed: int, degrees: float = 4.0) -> Cameras:
 
 
 def errors_deg(found: Reconstruction, world: World) -> Tensor:
+    """The larger error of every pair."""
     index = [int(name[:3]) for name in found.names]
     everywhere = torch.ones(len(index), dtype=torch.bool)
-    return pair_errors(found.cameras.cam_from_world[0], world.cameras.cam_from_world[0, index], everywhere).stacked
+    return pair_errors(found.cameras.cam_from_world[0], world.cameras.cam_from_world[0, index], everywhere).worse_deg
 
 
 def noisy(world: World, seed: int) -> Tracks:

@@ -1,20 +1,20 @@
 """``vggsfm benchmark``: the paper's tables, on data sets that a user has."""
 
 import dataclasses
+import functools
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vggsfm_cli.cli.choices import Device, Precision
+from vggsfm_cli.cli.choices import Device, Precision, choose_device
 from vggsfm_cli.cli.console import StageProgress, console, set_up_logging
 from vggsfm_cli.cli.failures import EXIT_CODE_HELP, explained
-from vggsfm_cli.cli.reconstruct import choose_device
 
 if TYPE_CHECKING:
     from vggsfm_cli.evaluation.datasets import PosedScene, Unreadable
@@ -24,33 +24,27 @@ benchmark = typer.Typer(
 )
 
 Root = Annotated[Path, typer.Option(help="Folder of the data set, as its archives unpack.", metavar="DATA")]
-Out = Annotated[
-    Path | None, typer.Option(help="Write all figures here, scene by scene.", metavar="FILE.json", show_default=False)
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run that --out holds.")]
 Limit = Annotated[int | None, typer.Option(help="Measure only the first so many of each kind, to try it.", min=1)]
-Seed = Annotated[int, typer.Option(help="Of all random choices.", min=0)]
-Model = Annotated[str, typer.Option(help="As for reconstruct.", metavar="auto|small|v2|DIR|hf:REPO@REV")]
-Where = Annotated[Device, typer.Option(help="Where the networks run.")]
-Numbers = Annotated[Precision, typer.Option(help="Of the networks; geometry is always float32 or more.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print all figures as JSON instead of the table.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")]
-Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Run:
-    """What the three commands have in common."""
+    """The options that all commands have after their own."""
 
-    model: str
-    seed: int
-    device: str
-    precision: str
-    out: Path | None
-    resume: bool
-    as_json: bool
-    quiet: bool
-    verbose: int
+    model: Annotated[str, typer.Option(help="As for reconstruct.", metavar="auto|small|v2|DIR|hf:REPO@REV")] = "auto"
+    seed: Annotated[int, typer.Option(help="Of all random choices.", min=0)] = 0
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write all figures here, scene by scene.", metavar="FILE.json", show_default=False),
+    ] = None
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that --out holds.")] = False
+    device: Annotated[Device, typer.Option(help="Where the networks run.")] = "auto"
+    precision: Annotated[Precision, typer.Option(help="Of the networks; geometry is always float32 or more.")] = (
+        "float32"
+    )
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON instead of the table.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")] = False
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.")] = 0
 
     def __call__(
         self,
@@ -91,22 +85,34 @@ class _Run:
             yield progress
 
 
+def _command(body: Callable[..., None]) -> Callable[..., None]:
+    """Make a command of a function: its own options, and those of ``_Run``, which it gets as its first argument."""
+    own = list(inspect.signature(body).parameters.values())[1:]
+    common = [
+        inspect.Parameter(part.name, inspect.Parameter.KEYWORD_ONLY, default=part.default, annotation=part.type)
+        for part in dataclasses.fields(_Run)
+    ]
+
+    @functools.wraps(body)
+    def run(**given: Any) -> None:
+        options = {part.name: given.pop(part.name) for part in common}
+        body(_Run(**options), **given)
+
+    # typer reads a command's options from these two
+    run.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
+    run.__annotations__ = {part.name: part.annotation for part in (*own, *common)}
+    return benchmark.command(epilog=EXIT_CODE_HELP)(explained(run))
+
+
+@_command
 def co3d(
+    run: _Run,
     root: Root,
     category: Annotated[
         list[str] | None, typer.Option(help="Give it again for more.", metavar="NAME", show_default="all")
     ] = None,
     frames: Annotated[int, typer.Option(help="Random frames of each sequence.", min=2)] = 10,
     limit: Limit = None,
-    model: Model = "auto",
-    seed: Seed = 0,
-    out: Out = None,
-    resume: Resume = False,
-    device: Where = "auto",
-    precision: Numbers = "float32",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = 0,
 ) -> None:
     """CO3D v2: camera poses from 10 random frames of each test sequence; RRA@15, RTA@15 and AUC@30 in percent.
 
@@ -114,28 +120,19 @@ def co3d(
 
     Example: vggsfm benchmark co3d --root co3d/ --category apple --limit 5 --out co3d.json
     """
-    run = _Run(
-        model=model,
-        seed=seed,
-        device=device,
-        precision=precision,
-        out=out,
-        resume=resume,
-        as_json=as_json,
-        quiet=quiet,
-        verbose=verbose,
-    )
     from vggsfm_cli.evaluation.benchmark import CO3D, measure_poses
     from vggsfm_cli.evaluation.datasets import find_co3d
 
     run(
         {"benchmark": "co3d", "categories": category, "frames": frames, "limit": limit},
-        find_co3d(root, categories=category, frames=frames, seed=seed, limit=limit),
-        partial(measure_poses, protocol=CO3D),
+        find_co3d(root, categories=category, frames=frames, seed=run.seed, limit=limit),
+        functools.partial(measure_poses, protocol=CO3D),
     )
 
 
+@_command
 def imc(
+    run: _Run,
     root: Root,
     scene: Annotated[
         list[str] | None, typer.Option(help="Give it again for more.", metavar="NAME", show_default="all")
@@ -144,15 +141,6 @@ def imc(
         list[int] | None, typer.Option(help="Give it again for more.", min=2, show_default="5, 10 and 25")
     ] = None,
     limit: Limit = None,
-    model: Model = "auto",
-    seed: Seed = 0,
-    out: Out = None,
-    resume: Resume = False,
-    device: Where = "auto",
-    precision: Numbers = "float32",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = 0,
 ) -> None:
     """Image Matching Challenge, Phototourism: camera poses of the bags of 5, 10 and 25; AUC@3, @5 and @10 in percent.
 
@@ -160,17 +148,6 @@ def imc(
 
     Example: vggsfm benchmark imc --root phototourism/ --bag-size 5 --limit 10 --out imc.json
     """
-    run = _Run(
-        model=model,
-        seed=seed,
-        device=device,
-        precision=precision,
-        out=out,
-        resume=resume,
-        as_json=as_json,
-        quiet=quiet,
-        verbose=verbose,
-    )
     from vggsfm_cli.evaluation.benchmark import IMC, measure_poses
     from vggsfm_cli.evaluation.datasets import find_imc
     from vggsfm_cli.evaluation.datasets.imc import BAG_SIZES
@@ -179,11 +156,13 @@ def imc(
     run(
         {"benchmark": "imc", "scenes": scene, "bag_sizes": sizes, "limit": limit},
         find_imc(root, scenes=scene, bag_sizes=sizes, limit=limit),
-        partial(measure_poses, protocol=IMC),
+        functools.partial(measure_poses, protocol=IMC),
     )
 
 
+@_command
 def eth3d(
+    run: _Run,
     root: Root,
     scene: Annotated[
         list[str] | None, typer.Option(help="Give it again for more.", metavar="NAME", show_default="all")
@@ -193,15 +172,6 @@ def eth3d(
         typer.Option(help="Write the points of each scene as DIR/SCENE.ply, for ETH3D's own program.", metavar="DIR"),
     ] = None,
     limit: Limit = None,
-    model: Model = "auto",
-    seed: Seed = 0,
-    out: Out = None,
-    resume: Resume = False,
-    device: Where = "auto",
-    precision: Numbers = "float32",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = 0,
 ) -> None:
     """ETH3D: points triangulated with the known cameras; accuracy and completeness at 1, 2 and 5 cm in percent.
 
@@ -209,17 +179,6 @@ def eth3d(
 
     Example: vggsfm benchmark eth3d --root eth3d/ --scene relief --points points/ --out eth3d.json
     """
-    run = _Run(
-        model=model,
-        seed=seed,
-        device=device,
-        precision=precision,
-        out=out,
-        resume=resume,
-        as_json=as_json,
-        quiet=quiet,
-        verbose=verbose,
-    )
     from vggsfm_cli.evaluation.benchmark import measure_surface
     from vggsfm_cli.evaluation.datasets import find_eth3d
 
@@ -228,7 +187,3 @@ def eth3d(
         return measure_surface(chosen, *given, points_file=file)
 
     run({"benchmark": "eth3d", "scenes": scene, "limit": limit}, find_eth3d(root, scenes=scene, limit=limit), measure)
-
-
-for command in (co3d, imc, eth3d):
-    benchmark.command(epilog=EXIT_CODE_HELP)(explained(command))

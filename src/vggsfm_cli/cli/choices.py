@@ -1,8 +1,13 @@
-"""Strings a user may choose from, kept apart from the code they name, which imports torch; a test compares both."""
+"""What a user may choose from, and what the choices mean.
+
+The strings are kept apart from the code they name, which imports torch; a test compares both.
+"""
 
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    import torch
+
     from vggsfm_cli.model import AdjusterConfig
 
 CameraModel = Literal["SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE"]
@@ -30,3 +35,32 @@ def adjuster_config(name: Adjuster, *, approximate: bool = False) -> "AdjusterCo
         "ceres": CeresConfig(approximate=approximate),
     }
     return table[name]
+
+
+def choose_adjuster(name: Adjuster | None) -> "AdjusterConfig | None":
+    """The solver of a reconstruction; None for the model's own.
+
+    Raises:
+        MissingDependency: it needs a package that is not installed.
+    """
+    if name is None:
+        return None
+    config = adjuster_config(name, approximate=True)  # tracks differ in their covariances, which ceres cannot be told
+    config.build()
+    return config
+
+
+def choose_device(device: str) -> "torch.device":
+    """The device a user means.
+
+    Raises:
+        UsageError: ``cuda`` on a machine where torch finds none.
+    """
+    import torch
+
+    from vggsfm_cli.errors import UsageError
+
+    found = torch.cuda.is_available()
+    if device == "cuda" and not found:
+        raise UsageError("torch finds no CUDA device.", "Use --device cpu, or run `vggsfm doctor`.")
+    return torch.device("cuda" if device == "cuda" or (device == "auto" and found) else "cpu")

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vggsfm_cli.cli.choices import Device
+from vggsfm_cli.cli.choices import Device, choose_device
 from vggsfm_cli.cli.compare import model
 from vggsfm_cli.cli.console import StageProgress, console, say, set_up_logging
 from vggsfm_cli.cli.failures import EXIT_CODE_HELP, explained
-from vggsfm_cli.cli.reconstruct import choose_device
 
 if TYPE_CHECKING:
     from vggsfm_cli.synthetic.textures import Textures

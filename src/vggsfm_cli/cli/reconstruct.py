@@ -1,9 +1,8 @@
 """``vggsfm reconstruct``: a folder of photographs becomes a folder of COLMAP models."""
 
 import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,14 +15,11 @@ from vggsfm_cli.cli.choices import (
     Keypoints,
     Precision,
     Preset,
-    adjuster_config,
+    choose_adjuster,
+    choose_device,
 )
-from vggsfm_cli.cli.console import StageProgress, console, set_up_logging
-
-if TYPE_CHECKING:
-    import torch
-
-    from vggsfm_cli.model import AdjusterConfig
+from vggsfm_cli.cli.console import StageProgress, set_up_logging
+from vggsfm_cli.cli.summary import print_summary
 
 
 def reconstruct(
@@ -62,7 +58,7 @@ def reconstruct(
         Keypoints, typer.Option(help="Where tracks of v2 start; auto: aliked if installed, else sift.")
     ] = "auto",
     query_points: Annotated[
-        int | None, typer.Option(help="Tracks a frame starts; 1024, or 2048 of v2, if not given.", min=16)
+        int | None, typer.Option(help="Tracks a frame starts; if not given 1024, with fast 512, with v2 2048.", min=16)
     ] = None,
     long_side: Annotated[int, typer.Option(help="Long side of the pictures the networks see, pixels.", min=64)] = 1024,
     adjuster: Annotated[
@@ -181,62 +177,10 @@ def reconstruct(
     if as_json:
         print(json.dumps(report, indent=2))  # noqa: T201
     else:
-        print_summary(report, out)
-        if undistort is not None:
-            console(sys.stdout).print(f"{undistort}: undistorted pictures and their model in sparse/0", markup=False)
+        print_summary(report, out, undistort)
     registered = len(models[0].names)
     if registered < min_registered:
         raise TooFewRegistered(
             f"{registered} images registered, fewer than --min-registered {min_registered}.",
             f"The model is in {str(out)!r}; report.json says why images are missing.",
         )
-
-
-def choose_adjuster(name: Adjuster | None) -> "AdjusterConfig | None":
-    """The solver of a reconstruction; None for the model's own.
-
-    Raises:
-        MissingDependency: it needs a package that is not installed.
-    """
-    if name is None:
-        return None
-    config = adjuster_config(name, approximate=True)  # tracks differ in their covariances, which ceres cannot be told
-    config.build()
-    return config
-
-
-def choose_device(device: str) -> "torch.device":
-    """The device a user means.
-
-    Raises:
-        UsageError: ``cuda`` on a machine where torch finds none.
-    """
-    import torch
-
-    from vggsfm_cli.errors import UsageError
-
-    found = torch.cuda.is_available()
-    if device == "cuda" and not found:
-        raise UsageError("torch finds no CUDA device.", "Use --device cpu, or run `vggsfm doctor`.")
-    return torch.device("cuda" if device == "cuda" or (device == "auto" and found) else "cpu")
-
-
-def print_summary(report: dict[str, Any], out: Path) -> None:
-    """The result in a few lines on stdout."""
-    paper = console(sys.stdout)
-    registered = sum(image["registered"] for image in report["images"])
-    paper.print(f"{registered} of {len(report['images'])} images registered in {report['seconds']:.1f} s", markup=False)
-    for i, model in enumerate(report["models"]):
-        error = model["mean_reprojection_error_px"]
-        paper.print(
-            f"{out / str(i)}: {model['images']} images, {model['points']} points, "
-            f"mean track length {model['mean_track_length']:.2f}, "
-            f"mean reprojection error {'unknown' if error is None else f'{error:.3f} px'}",
-            markup=False,
-        )
-        if model.get("doubts"):
-            doubts = "; ".join(model["doubts"])
-            paper.print(f"  confidence in it is {model['confidence_level']}: {doubts}", markup=False)
-    for image in report["images"]:
-        if not image["registered"]:
-            paper.print(f"not registered: {image['name']} ({image['reason']})", markup=False)

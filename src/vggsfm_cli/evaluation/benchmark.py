@@ -16,8 +16,7 @@ from torch import Tensor
 from vggsfm_cli.errors import InputError, ReconstructionFailed, UsageError, VGGSfMError
 from vggsfm_cli.evaluation.datasets.posed import PosedScene, Unreadable
 from vggsfm_cli.evaluation.known_cameras import triangulate_known
-from vggsfm_cli.evaluation.poses import pair_errors
-from vggsfm_cli.evaluation.shares import auc_by_degrees, share_below, without_sign
+from vggsfm_cli.evaluation.poses import PairErrors, accuracy, auc_by_degrees, pair_errors, without_sign
 from vggsfm_cli.evaluation.surface import Scan, SurfaceConfig, compare_with_scans
 from vggsfm_cli.io.images import PhotographSet, read_images
 from vggsfm_cli.io.ply import write_ply
@@ -82,7 +81,7 @@ def measure_poses(
     except ReconstructionFailed as error:
         failed, stages = error.message, {}
         poses, registered = scene.cameras.cam_from_world[0], torch.zeros(len(scene.files), dtype=torch.bool)
-    errors = pair_errors(poses, scene.cameras.cam_from_world[0], registered).stacked
+    errors = pair_errors(poses, scene.cameras.cam_from_world[0], registered)
     return {
         "images": len(scene.files),
         "registered": int(registered.sum()),
@@ -93,16 +92,16 @@ def measure_poses(
     }
 
 
-def pose_figures(errors_deg: Float[Tensor, "P 2"], protocol: PoseProtocol) -> dict[str, float]:
+def pose_figures(errors: PairErrors, protocol: PoseProtocol) -> dict[str, float]:
     """The protocol's figures of pair errors, in percent; the sign of a direction does not count."""
-    errors_deg = without_sign(errors_deg)
-    figures = {}
+    errors = without_sign(errors)
+    shares = {}
     for threshold in protocol.shares_deg:
-        figures[f"RRA@{threshold}"] = share_below(errors_deg[:, 0], float(threshold))
-        figures[f"RTA@{threshold}"] = share_below(errors_deg[:, 1], float(threshold))
+        shares[f"RRA@{threshold}"] = accuracy(errors.rotation_deg, threshold)
+        shares[f"RTA@{threshold}"] = accuracy(errors.translation_deg, threshold)
     for threshold in protocol.auc_deg:
-        figures[f"AUC@{threshold}"] = auc_by_degrees(errors_deg, threshold)
-    return {name: round(value, 3) for name, value in figures.items()}
+        shares[f"AUC@{threshold}"] = auc_by_degrees(errors, threshold)
+    return {name: round(100 * share, 3) for name, share in shares.items()}
 
 
 def _by_file(scene: PosedScene, found: Reconstruction) -> tuple[Float[Tensor, "S 3 4"], Bool[Tensor, " S"]]:

@@ -10,8 +10,8 @@ from vggsfm_cli.bundle_adjustment.problem import FreeParameters
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.pipeline import ReconstructOptions, require_tracks, sight
 from vggsfm_cli.refinement.mapper import with_model_error
-from vggsfm_cli.refinement.model import Scene, adjusted, filtered, triangulate
-from vggsfm_cli.scene import CameraPriors, Cameras, ImageSet, ProgressCallback, Tracks, silent
+from vggsfm_cli.refinement.model import Scene, adjusted, filtered, in_double, triangulate
+from vggsfm_cli.scene import CameraPriors, Cameras, ImageSet, ProgressCallback, silent
 from vggsfm_cli.threads import one_thread_each
 
 POINTS_ONLY = FreeParameters(poses=False, points=True, focal=False, principal_point=False, distortion=False)
@@ -40,7 +40,7 @@ def triangulate_known(
         images, tracks, cameras = _knowing(sighted.images.to("cpu"), cameras), sighted.tracks, cameras.to("cpu")
         scene = Scene(
             images=images,
-            tracks=_double(with_model_error(images, tracks.to("cpu"), options.mapping.model_error_px)),
+            tracks=in_double(with_model_error(images, tracks.to("cpu"), options.mapping.model_error_px)),
             triangulator=model.triangulator,
             scale=images.pixel_scale.double(),
         )
@@ -62,9 +62,3 @@ def _knowing(images: ImageSet, cameras: Cameras) -> ImageSet:
         focal_spread=torch.zeros_like(cameras.params[..., 0]),
     )
     return dataclasses.replace(images, priors=priors)
-
-
-def _double(tracks: Tracks) -> Tracks:
-    return dataclasses.replace(
-        tracks, xy=tracks.xy.double(), covariance=tracks.covariance.double(), visibility=tracks.visibility.double()
-    )

@@ -1,5 +1,6 @@
 """Measures of camera poses, as pure functions. Angles are degrees, shares go from 0 to 1."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -19,11 +20,6 @@ class PairErrors(TensorRecord):
 
     rotation_deg: Float[Tensor, " P"]
     translation_deg: Float[Tensor, " P"]
-
-    @property
-    def stacked(self) -> Float[Tensor, "P 2"]:
-        """Rotation and translation errors side by side."""
-        return torch.stack([self.rotation_deg, self.translation_deg], -1)
 
     @property
     def worse_deg(self) -> Float[Tensor, " P"]:
@@ -59,6 +55,16 @@ def pair_errors(
     )
 
 
+def without_sign(errors: PairErrors) -> PairErrors:
+    """Pair errors in which the sign of a direction does not count: translation errors folded at 90 degrees.
+
+    VGGSfM and PoseDiffusion (ICCV 2023) evaluate so, on all benchmarks. Infinite errors stay infinite.
+    """
+    between = errors.translation_deg
+    folded = torch.where(between.isfinite(), torch.minimum(between, 180 - between), between)
+    return dataclasses.replace(errors, translation_deg=folded)
+
+
 def between_deg(a: Float[Tensor, "*n 3"], b: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n"]:
     """Angle between vectors, 0 to 180; 180 if just one of them is zero."""
     angle = torch.rad2deg(torch.atan2(torch.linalg.cross(a, b).norm(dim=-1), (a * b).sum(-1)))
@@ -86,11 +92,25 @@ def auc_max(errors: PairErrors, threshold_deg: float | int) -> float:
 
 
 def auc_min(errors: PairErrors, threshold_deg: int) -> float:
-    """Mean over tau = 1, 2, ... threshold of the smaller of RRA@tau and RTA@tau (PoseDiffusion, VGGSfM)."""
+    """Mean over tau = 1, 2, ... threshold of the smaller of RRA@tau and RTA@tau.
+
+    So the texts of PoseDiffusion and VGGSfM describe it; their figures are those of ``auc_by_degrees``.
+    """
     shares = [
         min(accuracy(errors.rotation_deg, tau), accuracy(errors.translation_deg, tau))
         for tau in range(1, threshold_deg + 1)
     ]
+    return sum(shares) / len(shares)
+
+
+def auc_by_degrees(errors: PairErrors, threshold_deg: int) -> float:
+    """Mean over tau = 1, 2, ... threshold of the share of pairs whose larger error is below tau, as VGGSfM reports it.
+
+    This is the mean of a cumulative histogram with bins of one degree; ``auc_max`` is the exact area, which is larger
+    by up to half a degree's worth. 0 without pairs.
+    """
+    worse = errors.worse_deg
+    shares = [accuracy(worse, tau) for tau in range(1, threshold_deg + 1)]
     return sum(shares) / len(shares)
 
 

@@ -24,7 +24,7 @@ from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.refinement.confidence import ConfidenceConfig, judge_model
 from vggsfm_cli.refinement.finish import figures, normalized, to_reconstruction
 from vggsfm_cli.refinement.growth import GrowthConfig, grow, seed_model, settle
-from vggsfm_cli.refinement.model import Model, Scene, parallax_px, score, sensible, triangulate
+from vggsfm_cli.refinement.model import Model, Scene, in_double, parallax_px, score, sensible, triangulate
 from vggsfm_cli.refinement.resection import Attempt
 from vggsfm_cli.refinement.schedule import (
     ScheduleConfig,
@@ -50,7 +50,7 @@ class MappingOptions:
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     model_error_px: float = 0.1  # deviation, added to every track's own, of what no camera model explains
     max_candidates: int = 4  # models grown before the best is chosen
-    further_seeds: int = 3  # pairs of the best starts that are tried when all starts have failed
+    further_seeds: int = 3  # best pairs of each start, tried after all starts
     good_enough: float = 0.85  # a candidate with all frames and this share of the expected inliers ends the search
     agreement: float = 0.02  # so do two candidates with all frames whose scores differ by less than this
     growth_cells: int = 8  # along each side of a frame, for the choice of tracks that models grow on
@@ -145,7 +145,7 @@ class _Mapper:
         self.tracks = tracks
         self.scene = Scene(
             images=self.images,
-            tracks=_double(tracks.to("cpu").detach()),
+            tracks=in_double(tracks.to("cpu").detach()),
             triangulator=triangulator,
             scale=self.images.pixel_scale.double(),
         )
@@ -240,7 +240,7 @@ class _Mapper:
         return share * float(seen[:, seen.sum(0) > 1].sum())
 
     def _candidates(self, graph: ViewGraph, frames: list[int]) -> Iterator[_Candidate]:
-        """Models grown from the most promising starts, then the estimator's, then from the best start's other pairs."""
+        """Models grown from the most promising starts, then the estimator's, then from the starts' other pairs."""
         starts = self.preliminary.starts(self.images, graph, frames)
         tried = 0
         for candidate in self._in_turn(graph, frames, starts):
@@ -321,9 +321,3 @@ class _Mapper:
 def _seeded(config: PreliminaryCamerasConfig, seed: int) -> PreliminaryCamerasConfig:
     ransac = dataclasses.replace(config.view_graph.ransac, seed=seed)
     return dataclasses.replace(config, view_graph=dataclasses.replace(config.view_graph, ransac=ransac))
-
-
-def _double(tracks: Tracks) -> Tracks:
-    return dataclasses.replace(
-        tracks, xy=tracks.xy.double(), covariance=tracks.covariance.double(), visibility=tracks.visibility.double()
-    )

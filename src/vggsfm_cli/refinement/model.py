@@ -55,6 +55,13 @@ class Model:
         return [int(s) for s in self.cameras.registered[0].nonzero().flatten()]
 
 
+def in_double(tracks: Tracks) -> Tracks:
+    """The same tracks in double precision."""
+    return dataclasses.replace(
+        tracks, xy=tracks.xy.double(), covariance=tracks.covariance.double(), visibility=tracks.visibility.double()
+    )
+
+
 def triangulate(scene: Scene, cameras: Cameras, max_error_px: float) -> Model:
     """A model with all points found anew; the threshold is in network pixels."""
     threshold = max_error_px * scene.scale

@@ -186,7 +186,7 @@ def _add(pool: _Pool, found: _Round, images: ImageSet, config: RoundsConfig) -> 
 def _merge(pool: _Pool, fresh: _Pool, images: ImageSet, config: RoundsConfig) -> _Pool:
     """Add ``fresh`` tracks to the pool; those that land on a pool track are merged into it."""
     threshold = config.min_visibility
-    twin = torch.full((fresh.xy.shape[1],), -1, dtype=torch.long)
+    twin = torch.full((fresh.xy.shape[1],), -1, device=fresh.xy.device)
     pool_seen, fresh_seen = pool.seen(threshold), fresh.seen(threshold)
     for s in range(pool.xy.shape[0]):
         old = pool_seen[s].nonzero().flatten()
@@ -207,5 +207,5 @@ def _empty(images: ImageSet) -> _Pool:
         xy=images.pixels.new_zeros(frames, 0, 2),
         visibility=images.pixels.new_zeros(frames, 0),
         covariance=images.pixels.new_zeros(frames, 0, 2, 2),
-        query_frame=torch.zeros(0, dtype=torch.long),
+        query_frame=torch.zeros(0, dtype=torch.long, device=images.pixels.device),
     )

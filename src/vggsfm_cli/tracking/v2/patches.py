@@ -42,9 +42,15 @@ def cut_patches(
     offset = torch.arange(side, device=pixels.device)
     columns = (corner[..., 0, None] + offset).clamp(0, width - 1)
     rows = (corner[..., 1, None] + offset).clamp(0, height - 1)
-    frame = torch.arange(len(pixels), device=pixels.device)[:, None, None, None]
-    patches = pixels.permute(0, 2, 3, 1)[frame, rows[..., :, None], columns[..., None, :]]
-    return patches.permute(1, 0, 4, 2, 3)
+    return _gather(pixels, columns, rows).transpose(0, 1)
+
+
+def _gather(
+    maps: Float[Tensor, "S C H W"], columns: Int[Tensor, "S N P"], rows: Int[Tensor, "S N P"]
+) -> Float[Tensor, "S N C P P"]:
+    """N squares of each map."""
+    which = torch.arange(len(maps), device=maps.device)[:, None, None, None]
+    return maps.permute(0, 2, 3, 1)[which, rows[..., :, None], columns[..., None, :]].movedim(-1, 2)
 
 
 def refine(
@@ -108,8 +114,7 @@ def cut_windows(maps: Float[Tensor, "K C P P"], first: Int[Tensor, "K 2"], side:
     """One window of each map, moved inside where it would reach over the border."""
     offset = torch.arange(side, device=maps.device)
     columns, rows = (first.clamp(0, maps.shape[-1] - side)[..., None] + offset).unbind(-2)
-    which = torch.arange(len(maps), device=maps.device)[:, None, None]
-    return maps.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return _gather(maps, columns[:, None], rows[:, None])[:, 0]
 
 
 def heat_moments(features: Float[Tensor, "K C"], windows: Float[Tensor, "K C side side"]) -> Float[Tensor, "K 2 2"]:
