@@ -46,7 +46,7 @@ def test_a_frame_starts_no_more_than_it_lacks(covered: int, new: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("points_per_frame", "max_carried", "new", "carried"), [(50, 20, 50, 0), (120, 15, 100, 15), (110, 50, 100, 10)]
+    ("points_per_frame", "max_carried", "new", "carried"), [(50, 20, 30, 20), (120, 15, 100, 15), (110, 50, 80, 30)]
 )
 def test_new_and_carried_share_the_budget(points_per_frame: int, max_carried: int, new: int, carried: int) -> None:
     found, index = choose(30, QueryConfig(points_per_frame=points_per_frame, max_carried=max_carried))

@@ -65,7 +65,7 @@ def sliding_images() -> ImageSet:
 @pytest.mark.parametrize("at_once", [1, 2, 4])
 def test_every_point_is_one_track_through_all_its_frames(at_once: int) -> None:
     tracker = SlidingTracker()
-    tracks = track_in_rounds(tracker, sliding_images(), RoundsConfig(frames_at_once=at_once))
+    tracks = track_in_rounds(tracker, sliding_images(), RoundsConfig(frames_at_once=at_once, alone_below=0))
     assert tracker.started[0] == 2
     assert sorted(tracker.started) == list(range(FRAMES))
     visible = tracks.visible()[0]
@@ -86,7 +86,7 @@ def test_few_query_frames_are_kept_to_and_told() -> None:
     def tell(event: Progress) -> None:
         told.append((event.stage, event.done, event.total))
 
-    track_in_rounds(tracker, sliding_images(), RoundsConfig(max_query_frames=4, frames_at_once=2), progress=tell)
+    track_in_rounds(tracker, sliding_images(), RoundsConfig(max_query_frames=4, frames_at_once=2, alone_below=0), progress=tell)
     assert len(tracker.started) == 4
     assert told[2:] == [("tracks", 0, 4), ("tracks", 1, 4), ("tracks", 3, 4), ("tracks", 4, 4)]
 
@@ -115,7 +115,7 @@ def follow(at_once: int, cores: int) -> Tracks:
     picture = photograph(width=256)[:160]
     images = image_set([picture, *[warp(picture, matrix) for matrix in MATRICES[1:]]])
     limit_cores(cores)
-    return track_in_rounds(load_model("small").tracker, images, RoundsConfig(queries=SMALL, frames_at_once=at_once))
+    return track_in_rounds(load_model("small").tracker, images, RoundsConfig(queries=SMALL, frames_at_once=at_once, alone_below=0))
 
 
 @pytest.fixture(scope="module")
