@@ -86,7 +86,9 @@ def test_few_query_frames_are_kept_to_and_told() -> None:
     def tell(event: Progress) -> None:
         told.append((event.stage, event.done, event.total))
 
-    track_in_rounds(tracker, sliding_images(), RoundsConfig(max_query_frames=4, frames_at_once=2, alone_below=0), progress=tell)
+    track_in_rounds(
+        tracker, sliding_images(), RoundsConfig(max_query_frames=4, frames_at_once=2, alone_below=0), progress=tell
+    )
     assert len(tracker.started) == 4
     assert told[2:] == [("tracks", 0, 4), ("tracks", 1, 4), ("tracks", 3, 4), ("tracks", 4, 4)]
 
@@ -115,7 +117,9 @@ def follow(at_once: int, cores: int) -> Tracks:
     picture = photograph(width=256)[:160]
     images = image_set([picture, *[warp(picture, matrix) for matrix in MATRICES[1:]]])
     limit_cores(cores)
-    return track_in_rounds(load_model("small").tracker, images, RoundsConfig(queries=SMALL, frames_at_once=at_once, alone_below=0))
+    return track_in_rounds(
+        load_model("small").tracker, images, RoundsConfig(queries=SMALL, frames_at_once=at_once, alone_below=0)
+    )
 
 
 @pytest.fixture(scope="module")
