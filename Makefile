@@ -3,6 +3,7 @@
 # make check  lint, format, types, direction of imports
 # make bench  reconstruct the scenes in $VGGSFM_BENCH, also with COLMAP's SIFT, and compare with their truth: an hour;
 #             BENCH_ARGS="--scenes fox --bags full,3 --only vggsfm" for a part, BENCH_ARGS=--timing for wall time
+# make bench-ba  bundle adjustment three ways on the same problems: time, memory, cost; needs nothing
 # make bench-v2  time and memory of the v2 tracker against a naive one; random weights, needs nothing
 # make eval-tracks  measure tracks on rendered scenes and, if $VGGSFM_BENCH is set, on its surveyed scenes
 
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PINS := $(if $(TORCH),torch==$(TORCH))
 
-.PHONY: setup demo test check bench bench-v2 eval-tracks clean
+.PHONY: setup demo test check bench bench-ba bench-v2 eval-tracks clean
 
 setup: $(VENV)/.test $(VENV)/.dev
 
@@ -35,6 +36,9 @@ check: $(VENV)/.test $(VENV)/.dev
 
 bench: $(VENV)/.package
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
+bench-ba: $(VENV)/.test
+	$(BIN)/python benchmarks/ba.py
 
 bench-v2: $(VENV)/.package
 	PYTHONPATH=tests $(BIN)/python benchmarks/v2.py
