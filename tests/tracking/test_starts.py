@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import pytest
 import torch
 from torch.nn import functional
 
+from vggsfm_cli.tracking import starts
 from vggsfm_cli.tracking.features import STRIDE
-from vggsfm_cli.tracking.starts import StartConfig, find_starts, look_near, nearest
+from vggsfm_cli.tracking.starts import StartConfig, find_starts, look_near, nearest, peaks
 
 HEIGHT, WIDTH = 24, 40
 SHIFT = (3, 2)
@@ -66,9 +68,9 @@ def test_the_second_look_finds_what_a_better_far_match_hid():
     neighbours = nearest(xy, 12)
     once = find_starts(xy, first, second, neighbours, StartConfig())
     twice = find_starts(xy, first, second, neighbours, StartConfig(guided_cells=2))
-    for starts in (once, twice):
-        assert starts.believed[hidden].float().mean() > 0.9
-    error = [(starts.xy - truth).norm(dim=-1) for starts in (once, twice)]
+    for found in (once, twice):
+        assert found.believed[hidden].float().mean() > 0.9
+    error = [(found.xy - truth).norm(dim=-1) for found in (once, twice)]
     assert error[1][hidden].median() <= error[0][hidden].median()
     assert error[1].quantile(0.95) < 1.0
     assert twice.support.mean() > once.support.mean()
@@ -89,3 +91,41 @@ def test_no_second_look_is_the_default():
     one = find_starts(xy, first, second, nearest(xy, 12), config)
     two = find_starts(xy, first, second, nearest(xy, 12), dataclasses.replace(config, guided_spread=3.0))
     assert torch.equal(one.xy, two.xy)
+
+
+def soft_peak(scores: torch.Tensor, row: int, column: int, temperature: float) -> torch.Tensor:
+    """Mean position of the cells around one, by the softmax of their scores, cell by cell."""
+    total, weights = torch.zeros(2), 0.0
+    for r in range(max(row - 1, 0), min(row + 2, scores.shape[0])):
+        for c in range(max(column - 1, 0), min(column + 2, scores.shape[1])):
+            weight = float(torch.exp((scores[r, c] - scores[row, column]) / temperature))
+            total += weight * torch.tensor([c + 0.5, r + 0.5])
+            weights += weight
+    return total / weights * STRIDE
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 512])
+def test_peaks_are_those_of_the_whole_matrix(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starts, "SEARCH_AT_ONCE", at_once)
+    target = noise_map(5)
+    corners = [(0, 0), (0, WIDTH - 1), (HEIGHT - 1, 0), (HEIGHT - 1, WIDTH - 1), (0, 7), (9, WIDTH - 1), (11, 0)]
+    generator = torch.Generator().manual_seed(6)
+    anywhere = functional.normalize(torch.randn(20, 32, generator=generator), dim=1)
+    descriptors = torch.cat([target[:, [r for r, _ in corners], [c for _, c in corners]].T, anywhere])
+    config = StartConfig()
+    xy, similarity, cell = peaks(descriptors, target, config)
+    scores = torch.einsum("qc,chw->qhw", descriptors, target)
+    assert torch.equal(cell, scores.flatten(1).argmax(1))
+    assert [divmod(int(c), WIDTH) for c in cell[: len(corners)]] == corners
+    torch.testing.assert_close(similarity, scores.flatten(1).amax(1))
+    expected = [soft_peak(s, *divmod(int(c), WIDTH), config.temperature) for s, c in zip(scores, cell, strict=True)]
+    torch.testing.assert_close(xy, torch.stack(expected), atol=1e-3, rtol=0)
+
+
+def test_equal_peaks_give_the_first_cell() -> None:
+    target = noise_map(7)
+    descriptor = target[:, 5, 30].clone()
+    for row, column in ((2, 20), (2, 33), (5, 30)):
+        target[:, row, column] = descriptor
+    _, _, cell = peaks(descriptor[None], target, StartConfig())
+    assert int(cell) == 2 * WIDTH + 20

@@ -1,0 +1,52 @@
+"""Scenes and models of synthetic worlds as the mapping sees them, with cameras near the truth."""
+
+import dataclasses
+
+import torch
+
+from vggsfm_cli.refinement.model import Model, Scene, triangulate
+from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
+from vggsfm_cli.synthetic.worlds import Path, World, WorldConfig, blank_images, look_at, make_world, observe
+from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
+
+NOISE = NoiseConfig(sigma_px=0.3, outliers=0.02, missing=0.05)
+
+
+def arc(distortion: float = 0.0) -> World:
+    """A ball seen by eight frames from a third of a turn: all parameters are well determined."""
+    return make_world(WorldConfig(distortion=distortion, points=400), 0)
+
+
+def from_above(distortion: float = 0.0) -> World:
+    """Nearly flat ground seen by eight frames that look straight at it: height, focal length and distortion trade."""
+    world = make_world(WorldConfig(path=Path.FACADE, points=500, distortion=distortion), 0)
+    x = torch.linspace(-2.5, 2.5, 8, dtype=torch.float64)
+    y = 0.3 * torch.randn(8, generator=torch.Generator().manual_seed(0)).double()
+    centers = torch.stack([x, y, torch.full_like(x, -5.0)], -1)
+    down = torch.tensor([0.0, 0.0, 5.0], dtype=torch.float64)
+    poses = look_at(centers, centers + down, torch.zeros(8, dtype=torch.float64))
+    flat = world.points.xyz_world * torch.tensor([1.0, 1.0, 0.03], dtype=torch.float64)
+    return dataclasses.replace(
+        world,
+        cameras=dataclasses.replace(world.cameras, cam_from_world=poses[None]),
+        points=dataclasses.replace(world.points, xyz_world=flat),
+    )
+
+
+def scene_of(world: World, noise: NoiseConfig = NOISE) -> Scene:
+    """What the mapping starts from; the prior holds a distortion of zero and a focal length of 1.2 long sides."""
+    images = blank_images(world)
+    return Scene(
+        images=images,
+        tracks=add_noise(observe(world), world.sizes, noise, 0),
+        triangulator=RansacTriangulatorConfig().build(),
+        scale=images.pixel_scale.double(),
+    )
+
+
+def model_of(scene: Scene, world: World, distortion: float | None = None, max_error_px: float = 10.0) -> Model:
+    """Points of the true cameras, with another distortion if one is given."""
+    params = world.cameras.params.clone()
+    if distortion is not None:
+        params[..., 3] = distortion
+    return triangulate(scene, dataclasses.replace(world.cameras, params=params), max_error_px)
