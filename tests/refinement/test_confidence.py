@@ -28,7 +28,7 @@ def known_focal(scene: Scene) -> Scene:
 
 
 def shuffled(scene: Scene, share: float) -> Scene:
-    """The first tracks change places with each other, in each frame another way."""
+    """The first tracks change places with each other, in each frame another way; those that come last are longest."""
     generator = torch.Generator().manual_seed(0)
     count = round(share * scene.tracks.xy.shape[2])
     xy, visibility = scene.tracks.xy.clone(), scene.tracks.visibility.clone()
@@ -71,13 +71,13 @@ def test_an_open_focal_length_is_doubted(case: str) -> None:
 def test_tracks_that_do_not_agree_are_doubted(how: str) -> None:
     world = arc()
     scene = (
-        shuffled(scene_of(world), 0.7)
+        shuffled(scene_of(world), 0.85)
         if how == "shuffled"
         else scene_of(world, NoiseConfig(sigma_px=0.3, outliers=0.7, missing=0.0))
     )
     found = judged(world, scene)
-    assert found.level != "high"
-    assert found.agreement < 0.7
+    assert found.level == "low"
+    assert found.agreement < 0.4
     assert found.focal_deviation < 0.02
     assert found.reasons == (
         f"only {100 * found.agreement:.0f} % of the observations in several images agree on one point",
@@ -87,14 +87,14 @@ def test_tracks_that_do_not_agree_are_doubted(how: str) -> None:
 def test_more_shuffled_is_less_trusted() -> None:
     world = arc()
     scene = scene_of(world)
-    values = [judged(world, shuffled(scene, share)).value for share in (0.0, 0.3, 0.6)]
+    values = [judged(world, shuffled(scene, share)).value for share in (0.0, 0.5, 0.85)]
     assert values == sorted(values, reverse=True)
     assert values[0] - values[1] > 0.1 < values[1] - values[2]
 
 
 def test_the_value_follows_from_the_measures() -> None:
     world = arc()
-    found = judged(world, shuffled(scene_of(world), 0.5))
+    found = judged(world, shuffled(scene_of(world), 0.6))
     assert found.level == "medium"
     assert len(found.reasons) == 1
     expected = math.exp(-found.focal_deviation / CONFIG.focal_deviation) * found.agreement**2
