@@ -5,7 +5,7 @@ import dataclasses
 import torch
 
 import published
-from vggsfm_cli.evaluation import known_cameras
+from vggsfm_cli import pipeline
 from vggsfm_cli.evaluation.known_cameras import triangulate_known
 from vggsfm_cli.model import VGGSfMConfig
 from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
@@ -17,7 +17,7 @@ def test_cameras_are_held_and_outliers_left_out(monkeypatch):
     exact = published.oracle(world)
     noise = NoiseConfig(sigma_px=0.3, outliers=0.1, missing=0.1)
     monkeypatch.setattr(
-        known_cameras, "track_in_rounds", lambda *given, **_: add_noise(exact(*given), world.sizes, noise, 0)
+        pipeline, "track_in_rounds", lambda *given, **_: add_noise(exact(*given), world.sizes, noise, 0)
     )
     model = VGGSfMConfig().build()
     problems = []

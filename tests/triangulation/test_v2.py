@@ -50,7 +50,9 @@ def test_pixels_to_the_plane_as_published() -> None:
     # the published undistortion takes half steps and stops early: 6e-6 from the solution
     found = camera.unproject("SIMPLE_RADIAL", params, fixture["tracks"])
     torch.testing.assert_close(found, fixture["undistorted_tracks"], atol=1e-5, rtol=0)
-    distorted = camera.distort("SIMPLE_RADIAL", fixture["radial_k"][:, None], fixture["tracks_normalized"])
+    plane = torch.cat([torch.tensor([1.0, 0.0, 0.0]).double().expand(6, 3), fixture["radial_k"]], -1)[:, None]
+    xy = fixture["tracks_normalized"]
+    distorted, _ = camera.project("SIMPLE_RADIAL", plane, torch.cat([xy, torch.ones_like(xy[..., :1])], -1))
     torch.testing.assert_close(distorted, fixture["distorted_tracks"], atol=1e-12, rtol=1e-9)
 
 
