@@ -41,6 +41,16 @@ def test_no_distortion_stays_none_and_a_wrong_one_is_taken_back(begin: float) ->
     assert float(after_release(arc(0.0), begin)) == 0.0
 
 
+def test_what_only_the_formal_deviation_finds_clear_stays_out() -> None:
+    world = arc(-0.005)
+    scene = scene_of(world)
+    model = model_of(scene, world, 0.0)
+    freed, deviation = free_adjustment(scene, model, FreeParameters(), LOSS_SCALE, CONFIG.solver)
+    clear = abs(float(freed.cameras.params[0, 0, 3])) / float(deviation[0, 3])
+    assert CONFIG.min_significance < clear < CONFIG.min_significance * excess_deviation(model, 0)
+    assert float(after_release(world, 0.0)) == 0.0
+
+
 @pytest.mark.parametrize(("distortion", "begin"), [(0.0, 0.0), (-0.05, 0.0), (0.0, -0.02), (-0.05, -0.05)])
 def test_flat_ground_from_above_holds_it(distortion: float, begin: float) -> None:
     assert float(after_release(from_above(distortion), begin)) == 0.0
