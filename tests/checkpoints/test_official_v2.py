@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from goldens import golden_json, needs_full_set
 from v2_recipe import SHAPES
 from vggsfm_cli.checkpoints.files import config_from_json, config_to_json
 from vggsfm_cli.checkpoints.official_v2 import V2, our_key, published_keys, published_shapes
@@ -18,6 +19,13 @@ def test_all_published_weights_have_a_place_and_fit_it() -> None:
         state = {ours: torch.empty(SHAPES[published]) for published, ours in keys.items()}
     model.load_state_dict(state, strict=True, assign=True)
     assert sum(parameter.numel() for parameter in model.parameters()) == 281_238_349
+
+
+@needs_full_set
+def test_names_and_shapes_are_those_of_the_specification() -> None:
+    listed = golden_json("vggsfm_v2_keys")["keys"]
+    assert len(listed) == 690
+    assert published_shapes() == {name: tuple(entry["shape"]) for name, entry in listed.items()}
 
 
 @pytest.mark.parametrize("damage", ["missing", "extra", "shape"])

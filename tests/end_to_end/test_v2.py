@@ -13,8 +13,11 @@ from typer.testing import CliRunner
 from goldens import golden, needs_full_set
 from v2_recipe import SHAPES, recipe
 from vggsfm_cli.camera_estimation.v2 import V2CameraPredictor, V2CameraPredictorConfig
+from vggsfm_cli.checkpoints import convert as conversion
+from vggsfm_cli.checkpoints.convert import PublishedLayout
 from vggsfm_cli.checkpoints.files import save_model
-from vggsfm_cli.checkpoints.official_v2 import V2, our_key
+from vggsfm_cli.checkpoints.official_v2 import V2, our_key, published_keys, published_shapes
+from vggsfm_cli.checkpoints.resolve import load_model
 from vggsfm_cli.cli.app import app
 from vggsfm_cli.errors import UsageError
 from vggsfm_cli.evaluation.poses import pair_errors
@@ -81,6 +84,23 @@ def fails_honestly(result: Any, model: Path) -> None:
 def test_weights_that_know_nothing_end_in_a_clear_failure(photographs: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     save_model(with_recipe_weights(SHALLOW), folder)
+    fails_honestly(run(photographs, folder, "--long-side", "128", "--query-points", "64"), folder)
+
+
+def test_a_published_file_is_converted_loaded_and_run(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = {name: recipe(name) for name in published_shapes(SHALLOW)}
+    layout = PublishedLayout(expected=published_shapes(SHALLOW), rename=published_keys(SHALLOW), config=SHALLOW)
+    monkeypatch.setattr(conversion, "LAYOUTS", {"v2": lambda: layout})
+    file, folder = tmp_path / "published.bin", tmp_path / "model"
+    torch.save(published, file)
+    converted = CliRunner().invoke(app, ["weights", "convert", str(file), "--out", str(folder)])
+    assert converted.exit_code == 0, converted.output
+    loaded = load_model(str(folder)).state_dict()
+    assert len(loaded) == len(published)
+    for name, value in published.items():
+        assert torch.equal(loaded[our_key(name)], value), name
     fails_honestly(run(photographs, folder, "--long-side", "128", "--query-points", "64"), folder)
 
 
