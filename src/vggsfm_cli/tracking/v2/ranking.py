@@ -13,8 +13,8 @@ def similarity(tokens: Float[Tensor, "S P D"]) -> Float[Tensor, "S S"]:
 
     Each channel is normalised over the patches of its frame, as published, and not each patch over its channels.
     """
-    unit = torch.nn.functional.normalize(tokens, dim=1)
-    return torch.einsum("spd,tpd->st", unit, unit) / tokens.shape[1]
+    unit = torch.nn.functional.normalize(tokens.double(), dim=1)  # a sum of some hundred thousand products
+    return (torch.einsum("spd,tpd->st", unit, unit) / tokens.shape[1]).to(tokens.dtype)
 
 
 def rank(alike: Float[Tensor, "S S"]) -> list[int]:
