@@ -305,21 +305,23 @@ def thumbnails(images: ImageSet, side: int) -> Float[Tensor, "B S 3 h w"]:
 
 def with_lenses(images: ImageSet, start: Cameras, state: CameraState) -> Float[Tensor, "B C P"]:
     """Parameters of the cameras with the lenses that were found; the mean over the frames of each."""
-    focal = state.log_focal.exp() * half_side(images).to(state.log_focal)
-    params = start.params.clone()
+    focal = state.log_focal + half_side(images).to(state.log_focal).log()
+    params = start.params
+    factors, bends = [], []
     for c, model in enumerate(start.models):
         mine = ((start.camera_index == c) & images.frame_valid).to(focal)
-        found = ((focal.log() * mine).sum(-1) / mine.sum(-1).clamp(min=1)).exp()
-        before = camera_models.focal(model, start.params[:, c]).to(found)
-        ratio = torch.where(mine.sum(-1) > 0, found / before, torch.ones_like(found)).to(params)
-        for index in camera_models.focal_indices(model):
-            params[:, c, index] = params[:, c, index] * torch.where(
-                images.priors.known[:, c, index].to(ratio.device), torch.ones_like(ratio), ratio
-            )
-        if model in RADIAL_MODELS:
-            first = camera_models.distortion_indices(model)[0]
-            params[:, c, first] += ((state.radial * mine).sum(-1) / mine.sum(-1).clamp(min=1)).to(params)
-    return params
+        share = mine / mine.sum(-1, keepdim=True).clamp(min=1)
+        before = camera_models.focal(model, params[:, c]).to(focal)
+        used = mine.any(-1)
+        ratio = torch.where(used, (focal * share).sum(-1).exp() / before, torch.ones_like(before))
+        radial = (state.radial * share).sum(-1)
+        column = torch.arange(params.shape[-1], device=params.device)
+        is_focal = torch.isin(column, column.new_tensor(camera_models.focal_indices(model)))
+        free = is_focal & ~images.priors.known[:, c].to(params.device)
+        factors.append(torch.where(free, ratio[:, None], torch.ones_like(ratio)[:, None]))
+        first = camera_models.distortion_indices(model)[0] if model in RADIAL_MODELS else -1
+        bends.append(torch.where(column == first, radial[:, None], torch.zeros_like(radial)[:, None]))
+    return params * torch.stack(factors, 1).to(params) + torch.stack(bends, 1).to(params)
 
 
 def _observation_features(views: TrackViews, fit: Agreement) -> Float[Tensor, "B S N F"]:

@@ -35,7 +35,7 @@ from vggsfm_cli.refinement.schedule import (
     run_last_round,
 )
 from vggsfm_cli.scene import Cameras, ImageSet, Progress, ProgressCallback, Reconstruction, Tracks, silent
-from vggsfm_cli.triangulation.ransac import RansacTriangulator
+from vggsfm_cli.triangulation.interface import Triangulator
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def reconstruct_from_tracks(
     tracks: Tracks,
     *,
     camera_estimator: CameraEstimator | None,
-    triangulator: RansacTriangulator,
+    triangulator: Triangulator,
     adjuster: BundleAdjuster,
     options: MappingOptions | None = None,
     seed: int = 0,
@@ -132,7 +132,7 @@ class _Mapper:
         images: ImageSet,
         tracks: Tracks,
         camera_estimator: CameraEstimator | None,
-        triangulator: RansacTriangulator,
+        triangulator: Triangulator,
         adjuster: BundleAdjuster,
         options: MappingOptions,
         seed: int,

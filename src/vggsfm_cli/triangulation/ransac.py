@@ -57,6 +57,8 @@ class RansacTriangulator(Triangulator):
     def __init__(self, config: RansacTriangulatorConfig) -> None:
         super().__init__()
         self.config = config
+        self.min_views, self.min_visibility = config.min_views, config.min_visibility
+        self.min_angle_deg = config.min_angle_deg
 
     def forward(self, cameras: Cameras, tracks: Tracks, max_error_px: Float[Tensor, "B S"] | None = None) -> Points:
         """Points of all tracks seen by enough registered frames.

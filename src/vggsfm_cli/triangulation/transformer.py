@@ -111,6 +111,8 @@ class TriangulationTransformer(Triangulator):
         super().__init__()
         self.config = config
         self.ransac = config.ransac.build()
+        self.min_views, self.min_visibility = config.ransac.min_views, config.ransac.min_visibility
+        self.min_angle_deg = config.ransac.min_angle_deg
         self.views = nn.Sequential(nn.Linear(VIEW, config.width), nn.GELU(), nn.Linear(config.width, config.width))
         self.tokens = nn.Linear(TOKEN + 6 * FREQUENCIES, config.width)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.blocks))
