@@ -226,7 +226,8 @@ def views_of(images: ImageSet, tracks: Tracks, start: Cameras) -> tuple[TrackVie
     ideal = double.unproject(tracks.xy.double()) * focal[..., None, None]
     variance = tracks.covariance.double().diagonal(dim1=-2, dim2=-1).mean(-1)
     believed = tracks.visibility.double() * tracks.valid[:, None] * images.frame_valid[..., None]
-    believed = torch.where(believed > BELIEVED, believed, torch.zeros_like(believed))
+    twice = (believed > BELIEVED).sum(1, keepdim=True) > 1  # once says nothing of a point
+    believed = torch.where((believed > BELIEVED) & twice, believed, torch.zeros_like(believed))
     same = (start.camera_index[:, :, None] == start.camera_index[:, None]) & images.frame_valid[:, None]
     spread = images.priors.focal_spread.to(half).gather(1, start.camera_index)
     views = TrackViews(

@@ -13,7 +13,7 @@ from torch import Tensor
 from vggsfm_cli.geometry import pose, rotation, triangulate
 from vggsfm_cli.scene import TensorRecord
 
-DAMPING = 1e-3
+DAMPING = 1e-5
 """Of the Gauss-Newton steps, relative to the diagonal."""
 
 FLOOR = 1e-3
@@ -169,6 +169,8 @@ def _steps(
     inverse = torch.linalg.inv_ex(point_block / largest + 1e-6 * torch.eye(3).to(point_block))[0] / largest
     # the points follow: M M^T is what they take away
     followed = (mixed @ torch.linalg.cholesky_ex(inverse)[0][:, None]).permute(0, 1, 3, 2, 4).flatten(3)
+    pull = ((by_point * trust).mT @ residual[..., None]).sum(1)
+    gradient = gradient - (mixed @ (inverse @ pull)[:, None])[..., 0].sum(2)
     diagonal = camera_block.diagonal(dim1=-2, dim2=-1)
     damping = DAMPING * diagonal + 1e-6 * diagonal.amax(-1, keepdim=True) + 1e-3
     reduced = camera_block - followed @ followed.mT + torch.diag_embed(damping)

@@ -54,6 +54,7 @@ class JointTaskConfig:
     start: tuple[str, ...] = ()  # files of the trained stages; what none brings is fresh
     joint: bool = True
     sizes: tuple[int, ...] = (3, 5)  # numbers of frames
+    variants: tuple[int, ...] = (0, 1)  # of these, by their place, are used
     scenes: int = 2  # in one step
     max_error_px: float = 4.0  # of an inlier, pixels of a picture of 1024
     right_px: float = 1.5
@@ -114,7 +115,8 @@ class JointTask(Task):
         chosen = []
         with one_thread_each():
             for _ in range(self.config.scenes):
-                variant = int(torch.randint(len(self.config.sizes), (1,), generator=generator))
+                place = int(torch.randint(len(self.config.variants), (1,), generator=generator))
+                variant = self.config.variants[place]
                 number = int(torch.randint(self.config.pool.scenes, (1,), generator=generator))
                 scene = self._training.scenes[number].of_frames(self._training.frames(number, variant))
                 chosen.append((scene, self._training(number, variant)))
@@ -213,7 +215,7 @@ class JointTask(Task):
     def validate(self) -> dict[str, float]:
         """The sum of the terms, and figures of adjusted cameras and points: medians and AUC."""
         total, angles, points, areas = [], [], [], []
-        for variant in range(len(self.config.sizes)):
+        for variant in self.config.variants:
             for number in range(self.config.validation_scenes):
                 scene = self._validation.scenes[number].of_frames(self._validation.frames(number, variant))
                 sample = self._validation(number, variant)
