@@ -37,6 +37,8 @@ from vggsfm_cli.triangulation.transformer import TriangulationTransformer, Trian
 
 HERE = Path(__file__).parent
 RUNS = HERE.parent / "runs"
+MAPPING = ("bundle_adjustment", "camera_estimation", "geometry", "refinement", "triangulation")
+"""Parts of the package that decide how tracks become cameras."""
 
 
 def main() -> None:
@@ -165,7 +167,10 @@ def on_photographs(options: argparse.Namespace) -> dict[str, Any]:
     if options.joint is not None:
         _assemble(together, [options.joint])
         models["together"] = str(together)
-    measured = Bench(folder, hash_of(HERE.parent / "src", *(Path(model) for model in models.values())))
+    package = HERE.parent / "src/vggsfm_cli"
+    tracking = hash_of(package / "tracking", HERE.parent / "weights/small")
+    mapping = hash_of(*(package / room for room in MAPPING), *(Path(model) for model in models.values()))
+    measured = Bench(folder, tracking, tracking + mapping)
     stages = models["learned"]
     variants = [
         Variant(name="all classical, learned tracker"),

@@ -51,10 +51,16 @@ class Variant:
 
 
 class Bench:
-    """Bags of photographs, their tracks kept in a folder, results on record."""
+    """Bags of photographs, their tracks kept in a folder, results on record.
 
-    def __init__(self, folder: Path, source: str) -> None:
-        self.folder, self.source = folder, source
+    Args:
+        folder: for both.
+        tracking: what decides the tracks.
+        source: what decides the results.
+    """
+
+    def __init__(self, folder: Path, tracking: str, source: str) -> None:
+        self.folder, self.tracking, self.source = folder, tracking, source
         self.records = Records(folder / "photographs.jsonl")
         self._models: dict[str, VGGSfM] = {}
 
@@ -107,7 +113,7 @@ class Bench:
         return {f"AUC@{degrees}": round(100 * auc_max(errors, degrees), 3) for degrees in THRESHOLDS}
 
     def _tracks(self, item: Item, tracker: str) -> tuple[ImageSet, Tracks]:
-        path = self.folder / "tracks" / f"{key_of(source=self.source, names=item.names, tracker=tracker)}.pt"
+        path = self.folder / "tracks" / f"{key_of(source=self.tracking, names=item.names, tracker=tracker)}.pt"
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             for photograph in item.names:

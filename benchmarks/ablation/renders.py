@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters, build_problem
-from vggsfm_cli.camera_estimation.transformer import CameraTransformer, most_agreed, views_of
+from vggsfm_cli.camera_estimation.transformer import CameraTransformer, views_of
 from vggsfm_cli.camera_estimation.views import CameraState, agreement, moved, normalized
 from vggsfm_cli.evaluation.poses import PairErrors, auc_max, pair_errors
 from vggsfm_cli.scene import Points
@@ -34,15 +34,15 @@ def preliminary(sample: StageSample) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def gauss_newton(sample: StageSample) -> tuple[torch.Tensor, torch.Tensor]:
-    """As many plain steps from the preliminary cameras as the transformer has rounds; the best one is taken."""
+    """As many plain steps from the preliminary cameras as the transformer has rounds."""
     images = sample.images()
     views, state = views_of(images, sample.tracks, sample.start)
-    states = [normalized(state, views)]
+    state = normalized(state, views)
     for _ in range(ROUNDS):
-        step = agreement(states[-1], views).together.clone()
+        step = agreement(state, views).together.clone()
         step[:, 0, :6] = 0
-        states.append(normalized(moved(states[-1], views, step), views))
-    return _poses(most_agreed(states, views)), torch.ones_like(sample.start.registered[0])
+        state = normalized(moved(state, views, step), views)
+    return _poses(state), torch.ones_like(sample.start.registered[0])
 
 
 def learned(transformer: CameraTransformer) -> Estimate:
@@ -52,8 +52,7 @@ def learned(transformer: CameraTransformer) -> Estimate:
         images = sample.images()
         views, state = views_of(images, sample.tracks, sample.start)
         states = transformer.refine(views, state, sample.thumbnail, images.frame_valid)
-        chosen = most_agreed([normalized(state, views), *states], views)
-        return _poses(chosen), torch.ones_like(sample.start.registered[0])
+        return _poses(states[-1]), torch.ones_like(sample.start.registered[0])
 
     return estimate
 

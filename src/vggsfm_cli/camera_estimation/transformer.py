@@ -132,8 +132,8 @@ class CameraTransformer(CameraEstimator):
             chosen = best_tracks(tracks, self.config.max_tracks)
         views, state = views_of(images, chosen, start)
         pictures = thumbnails(images, self.config.thumbnail)
-        states = self.refine(views, state, pictures, images.frame_valid)
-        return self._cameras(images, start, most_agreed([normalized(state, views), *states], views), views)
+        state = self.refine(views, state, pictures, images.frame_valid)[-1]
+        return self._cameras(images, start, state, views)
 
     def refine(
         self,
@@ -186,30 +186,6 @@ class CameraTransformer(CameraEstimator):
             camera_index=start.camera_index,
             registered=registered,
         )
-
-
-def most_agreed(states: list[CameraState], views: TrackViews, within: float = 0.02) -> CameraState:
-    """Of several cameras of each scene those that the observations agree with most; a choice without gradient.
-
-    Args:
-        states: cameras of the same frames.
-        views: the tracks.
-        within: an observation so many halves off does not agree at all.
-    """
-    with torch.no_grad():
-        worth = []
-        for state in states:
-            fit = agreement(state, views)
-            off = fit.residual.norm(dim=-1) / within
-            near = (1 - off.square()).clamp(min=0).square() * (fit.weight > 0)
-            worth.append((near * views.weight).sum((1, 2)))
-        best = torch.stack(worth).argmax(0)
-    scene = torch.arange(len(best), device=best.device)
-    return CameraState(
-        cam_from_world=torch.stack([state.cam_from_world for state in states])[best, scene],
-        log_focal=torch.stack([state.log_focal for state in states])[best, scene],
-        radial=torch.stack([state.radial for state in states])[best, scene],
-    )
 
 
 def half_side(images: ImageSet) -> Float[Tensor, "B S"]:

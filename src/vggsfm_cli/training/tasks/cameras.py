@@ -10,13 +10,8 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vggsfm_cli.camera_estimation.transformer import (
-    CameraTransformer,
-    CameraTransformerConfig,
-    most_agreed,
-    views_of,
-)
-from vggsfm_cli.camera_estimation.views import CameraState, normalized
+from vggsfm_cli.camera_estimation.transformer import CameraTransformer, CameraTransformerConfig, views_of
+from vggsfm_cli.camera_estimation.views import CameraState
 from vggsfm_cli.checkpoints import load_model
 from vggsfm_cli.evaluation.poses import auc_max, pair_errors
 from vggsfm_cli.geometry import pose, rotation
@@ -97,20 +92,18 @@ class CamerasTask(Task):
         figures: dict[str, float] = {}
         losses = []
         for variant, size in enumerate(self.config.sizes):
-            before, after, taken = [], [], []
+            before, after = [], []
             for number in range(self.config.validation_scenes):
                 sample = self._validation(number, variant).to(self._device)
-                state, chosen = run(self.transformer, sample)[-1], choose(self.transformer, sample)
+                state = run(self.transformer, sample)[-1]
                 true = sample.cameras.cam_from_world.double()
                 losses.append(float(camera_loss(state.cam_from_world, true, state.log_focal, true_log_focal(sample))))
                 placed = torch.ones_like(sample.start.registered[0])
                 start = sample.start.cam_from_world[0].double()
                 before.append(auc_max(pair_errors(start, true[0], sample.start.registered[0]), 10))
                 after.append(auc_max(pair_errors(state.cam_from_world[0], true[0], placed), 10))
-                taken.append(auc_max(pair_errors(chosen.cam_from_world[0], true[0], placed), 10))
             figures[f"preliminary AUC@10 of {size}"] = sum(before) / len(before)
-            figures[f"last AUC@10 of {size}"] = sum(after) / len(after)
-            figures[f"AUC@10 of {size}"] = sum(taken) / len(taken)
+            figures[f"AUC@10 of {size}"] = sum(after) / len(after)
         return {"loss": sum(losses) / len(losses), **figures}
 
     def export(self, folder: Path) -> None:
@@ -124,14 +117,6 @@ def run(transformer: CameraTransformer, sample: StageSample) -> list[CameraState
     images = sample.images()
     views, state = views_of(images, sample.tracks, sample.start)
     return transformer.refine(views, state, sample.thumbnail, images.frame_valid)
-
-
-def choose(transformer: CameraTransformer, sample: StageSample) -> CameraState:
-    """The cameras that inference would take: of the round, or of the preliminary ones, that explain most."""
-    images = sample.images()
-    views, state = views_of(images, sample.tracks, sample.start)
-    states = transformer.refine(views, state, sample.thumbnail, images.frame_valid)
-    return most_agreed([normalized(state, views), *states], views)
 
 
 def true_log_focal(sample: StageSample) -> Float[Tensor, "B S"]:

@@ -21,11 +21,9 @@ from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.camera_estimation.transformer import (
     CameraTransformer,
     CameraTransformerConfig,
-    most_agreed,
     views_of,
     with_lenses,
 )
-from vggsfm_cli.camera_estimation.views import normalized
 from vggsfm_cli.errors import InputError
 from vggsfm_cli.evaluation.poses import pair_errors
 from vggsfm_cli.geometry import pose, robust
@@ -239,8 +237,7 @@ class JointTask(Task):
         images = sample.images()
         views, state = views_of(images, tracks, sample.start)
         states = self.cameras.refine(views, state, sample.thumbnail, images.frame_valid)
-        chosen = most_agreed([normalized(state, views), *states], views)
-        chain = self._finish(sample, tracks, [chosen])
+        chain = self._finish(sample, tracks, states)
         frames = sample.visible.shape[1]
         if chain is None:
             return torch.full((frames * (frames - 1) // 2,), 180.0).double(), torch.zeros(0).double()
