@@ -137,7 +137,7 @@ def test_points_learn(folder):
     task = config.build(0, torch.device("cpu"))
     optimizer = torch.optim.Adam(task.module.parameters(), 3e-3)
     losses = []
-    for _ in range(25):
+    for _ in range(10):
         terms = task.losses(task.batch(0))
         step(task, terms)
         optimizer.step()
