@@ -45,7 +45,8 @@ class Chromium:
         root = ["--no-sandbox"] if os.geteuid() == 0 else []
         flags = [*FLAGS, *root, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}", "about:blank"]
         # the browser reads commands from 3 and answers on 4
-        become = f"import os, sys; os.dup2({read_commands}, 3); os.dup2({write_answers}, 4); os.execv(sys.argv[1], sys.argv[1:])"
+        moves = f"os.dup2({read_commands}, 3); os.dup2({write_answers}, 4)"
+        become = f"import os, sys; {moves}; os.execv(sys.argv[1], sys.argv[1:])"
         self._log = (profile / "log.txt").open("wb")
         self._process = subprocess.Popen(
             [sys.executable, "-c", become, program, *flags],

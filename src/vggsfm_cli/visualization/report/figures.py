@@ -61,7 +61,7 @@ def measure(model: Reconstruction, max_cells: int = 400) -> ModelFigures:
         counts += np.bincount(cell[first] * cells + cell[second], minlength=cells * cells)
         counts += np.bincount(cell[second] * cells + cell[first], minlength=cells * cells)
         # the chord is accurate for small angles, where the cosine is not
-        np.maximum.at(chord, point[first], np.linalg.norm(rays[first] - rays[second], axis=1))
+        np.fmax.at(chord, point[first], np.linalg.norm(rays[first] - rays[second], axis=1))
     return ModelFigures(
         reprojected=reprojected,
         error_px=np.linalg.norm(reprojected - model.xy.detach().cpu().double().numpy(), axis=1),
@@ -145,7 +145,7 @@ def image_figures(model: Reconstruction, figures: ModelFigures) -> list[Mapping[
     frame = model.frame.cpu().numpy()
     order = np.argsort(frame, kind="stable")
     bounds = np.searchsorted(frame[order], np.arange(len(model.names) + 1))
-    rows = []
+    rows: list[Mapping[str, Any]] = []
     for s in range(len(model.names)):
         errors = figures.error_px[order[bounds[s] : bounds[s + 1]]]
         known = errors[np.isfinite(errors)]

@@ -73,7 +73,9 @@ def pack(values: Shaped[np.ndarray, "..."], dtype: str) -> str:
     """Base64 of the values in row order; integers are held within the range of ``dtype``."""
     if np.dtype(dtype).kind == "u":
         values = np.minimum(values, np.iinfo(dtype).max)
-    return base64.b64encode(np.ascontiguousarray(values, dtype=dtype).tobytes()).decode("ascii")
+    with np.errstate(over="ignore"):  # what is beyond single precision is infinite there
+        narrow = np.ascontiguousarray(values, dtype=dtype)
+    return base64.b64encode(narrow.tobytes()).decode("ascii")
 
 
 def unpack(text: str, dtype: str) -> Shaped[np.ndarray, " n"]:
@@ -84,7 +86,7 @@ def unpack(text: str, dtype: str) -> Shaped[np.ndarray, " n"]:
 def _points(
     model: Reconstruction, figures: ModelFigures, shown: Int[np.ndarray, " k"], middle: Float[np.ndarray, "3"]
 ) -> dict[str, Any]:
-    """Places are told from the middle of the view: single precision would not do for models in surveyors' coordinates."""
+    """Places are told from the middle of the view, as single precision would not do for surveyors' coordinates."""
     color = model.color.detach().cpu().double().numpy()[shown]
     point, known = model.point.cpu().numpy(), np.isfinite(figures.error_px)
     count = np.bincount(point[known], minlength=len(model.xyz_world))

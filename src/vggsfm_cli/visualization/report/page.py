@@ -176,7 +176,9 @@ def _policy(scripts: Sequence[str]) -> str:
     return f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {hashes}"
 
 
-def _describe(index: int, model: Reconstruction, packed: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(
+    index: int, model: Reconstruction, packed: Mapping[str, Any], report: Mapping[str, Any]
+) -> dict[str, Any]:
     """What is said about a model in words."""
     own = _entry(report.get("models"), index)
     histograms = packed["histograms"]
@@ -268,7 +270,7 @@ def _rows(
             continue
         name = str(item.get("name"))
         reason = item.get("reason") or UNKNOWN_REASON
-        rows.append(placed.pop(name, None) or {"name": name, "model": None, "reason": str(reason)})
+        rows.append(placed.pop(name) if name in placed else {"name": name, "model": None, "reason": str(reason)})
     return rows + list(placed.values())
 
 
