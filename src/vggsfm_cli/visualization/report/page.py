@@ -26,6 +26,7 @@ ASSETS = resources.files("vggsfm_cli.visualization.report") / "assets"
 SCRIPTS = ("three.min.js", "page.js")
 FACTS = (("Weights and licence", "weights"), ("Options", "options"), ("Versions", "versions"), ("Machine", "machine"))
 """Headings, and the keys of ``report.json`` below them."""
+LABELS = {"reason": "chosen because"}
 UNKNOWN_REASON = "not in this model"
 
 
@@ -102,6 +103,7 @@ def render_html_report(
         start += len(model.names)
         packed.append(pack_model(model, measure(model, config.covisibility_cells), chosen, thinning))
     scripts = [_asset(name) for name in SCRIPTS]
+    rows = _rows(models, packed, report or {})
     return _template().render(
         title=title,
         version=__version__,
@@ -110,7 +112,8 @@ def render_html_report(
         scripts=scripts,
         data={"models": packed},
         models=[_describe(i, model, packed[i], report or {}) for i, model in enumerate(models)],
-        rows=_rows(models, packed, report or {}),
+        rows=rows,
+        missing=any(row["model"] is None for row in rows),
         seconds=_as_number((report or {}).get("seconds")),
         stages=_stages(report or {}),
         facts=_facts(report or {}),
@@ -224,7 +227,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, bool, list[tuple[str, s
         entry = report.get(key)
         if isinstance(entry, Mapping):
             items = [
-                (str(name).replace("_", " "), "–" if value is None else str(value))
+                (LABELS.get(str(name)) or str(name).replace("_", " "), "–" if value is None else str(value))
                 for name, value in entry.items()
                 if value != ""
             ]

@@ -151,7 +151,7 @@
     const eye = new THREE.PerspectiveCamera(45, 1, 0.01, 1000);
     const world = new THREE.Scene();
     const raycaster = new THREE.Raycaster();
-    let controls, drawn, fly = null, pending = false, hovered = null;
+    let controls, drawn, fly = null, pending = false, hovered = null, untouched = true;
 
     const vector = (array) => new THREE.Vector3(...array);
     const fromMiddle = (array) => vector(array).sub(vector(state.model.view.middle));
@@ -241,20 +241,26 @@
       controls.dampingFactor = 0.12;
       controls.zoomToCursor = true;
       controls.addEventListener("change", request);
-      controls.addEventListener("start", () => { fly = null; });
+      controls.addEventListener("start", () => { fly = null; untouched = false; });
       makePlanes();
       paintPoints();
       placeCameras();
+      untouched = true;
+      showAll();
+    }
+
+    function showAll() {
       const view = overviewOf();
       eye.position.copy(view.position);
       controls.target.copy(view.target);
       controls.update();
+      request();
     }
 
     /** From behind the cameras, to their right and above them, so near that all just fits. */
     function overviewOf() {
       const model = state.model, [right, down, away] = model.view.axes.map(vector);
-      const azimuth = 0.42, elevation = 0.4, margin = 0.9;
+      const azimuth = 0.42, elevation = 0.4, margin = 0.92;
       const forward = new THREE.Vector3()
         .addScaledVector(away, Math.cos(elevation) * Math.cos(azimuth))
         .addScaledVector(right, -Math.cos(elevation) * Math.sin(azimuth))
@@ -429,6 +435,7 @@
 
     const TURN = 0.12;
     function turn(across, up) {
+      untouched = false;
       const offset = eye.position.clone().sub(controls.target);
       offset.applyAxisAngle(eye.up, across);
       const side = new THREE.Vector3().crossVectors(eye.up, offset).normalize(), tilted = offset.clone().applyAxisAngle(side, up);
@@ -437,6 +444,7 @@
       request();
     }
     function zoom(factor) {
+      untouched = false;
       eye.position.sub(controls.target).multiplyScalar(factor).add(controls.target);
       request();
     }
@@ -451,6 +459,7 @@
     });
 
     function flyTo({ position, target }) {
+      untouched = false;
       fly = { start: performance.now(), ms: still.matches ? 1 : 700, from: eye.position.clone(), to: position, fromTarget: controls.target.clone(), toTarget: target };
       request();
     }
@@ -473,6 +482,7 @@
       const ratio = renderer.getPixelRatio();
       pointMaterial.uniforms.scale.value = height * ratio / (2 * Math.tan(eye.fov * Math.PI / 360));
       pointMaterial.uniforms.least.value = 1.25 * ratio;
+      if (untouched && drawn) showAll();
       request();
     }).observe(box);
     $("colour").addEventListener("change", paintPoints);
@@ -767,7 +777,7 @@
 
   /** Bars over [low, high] with a line at the median. */
   function bars(el, { counts, low, high, median, paint, unit, digits, label, lastOpen }) {
-    const W = 320, H = 168, left = 2, bottom = 22, top = 24, tallest = Math.max(...counts, 1);
+    const W = 320, H = 236, left = 2, bottom = 22, top = 24, tallest = Math.max(...counts, 1);
     if (!counts.length) {
       el.replaceChildren("There is nothing to count.");
       return;
