@@ -260,7 +260,7 @@
     /** From behind the cameras, to their right and above them, so near that all just fits. */
     function overviewOf() {
       const model = state.model, [right, down, away] = model.view.axes.map(vector);
-      const azimuth = 0.42, elevation = 0.4, margin = 0.92;
+      const azimuth = 0.3, elevation = 0.46, margin = 0.92;
       const forward = new THREE.Vector3()
         .addScaledVector(away, Math.cos(elevation) * Math.cos(azimuth))
         .addScaledVector(right, -Math.cos(elevation) * Math.sin(azimuth))
@@ -305,7 +305,7 @@
       }
       tint.needsUpdate = strength.needsUpdate = true;
       // larger where there are few, so that a surface of them looks whole
-      pointMaterial.uniforms.size.value = model.view.radius * 0.0165 * clamp(Math.sqrt(6000 / Math.max(count, 1)), 0.35, 2.2) * 2 ** +$("point-size").value;
+      pointMaterial.uniforms.size.value = model.view.radius * 0.013 * clamp(Math.sqrt(6000 / Math.max(count, 1)), 0.35, 2.2) * 2 ** +$("point-size").value;
       request();
     }
 
@@ -653,7 +653,7 @@
 
     // ---- the chosen point in all images
 
-    const PATCH_PX = 74, PATCH_STORED = 0.055;
+    const PATCH_PX = 82, PATCH_STORED = 0.055;
     function drawPatches() {
       const { model, point } = state;
       $("point").hidden = point === null;
