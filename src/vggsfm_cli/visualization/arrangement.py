@@ -59,9 +59,9 @@ def corner_rays(reconstruction: Reconstruction) -> Float[np.ndarray, "s 3 4"]:
     return rays
 
 
-def frustum_depth(center: Float[np.ndarray, "s 3"], radius: float) -> float:
-    """A size at which neighbouring frusta do not cover one another."""
+def frustum_depth(center: Float[np.ndarray, "s 3"], radius: float, smallest: float = 0.03) -> float:
+    """A size at which neighbouring frusta do not cover one another, but ``smallest`` radii of the scene at least."""
     if len(center) < 2:  # noqa: PLR2004
         return 0.1 * radius
     nearest = np.array([np.partition(np.linalg.norm(center - one, axis=1), 1)[1] for one in center])
-    return float(np.clip(0.6 * np.median(nearest), 0.03 * radius, 0.12 * radius))
+    return float(np.clip(0.6 * np.median(nearest), smallest * radius, 0.12 * radius))

@@ -45,7 +45,7 @@ def serve(model: Reconstruction, *, host: str = "127.0.0.1", port: int = 8080) -
     step = max(1, -(-len(xyz) // MAX_POINTS))
     color = (model.color.detach().cpu().double().numpy() * 255).round().clip(0, 255).astype(np.uint8)
     server.scene.add_point_cloud("/points", xyz[::step], color[::step], point_size=0.006 * radius, point_shape="circle")
-    _add_cameras(server, model, frustum_depth(centers, radius))
+    _add_cameras(server, model, frustum_depth(centers, radius, smallest=0.01))
     return server
 
 

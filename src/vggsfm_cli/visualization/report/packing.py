@@ -162,7 +162,7 @@ def _view(model: Reconstruction) -> dict[str, Any]:
         "axes": [_rounded(axis) for axis in axes],
         "middle": _rounded(middle @ axes),
         "radius": radius,
-        "depth": frustum_depth(centers, radius),
+        "depth": frustum_depth(centers, radius, smallest=0.01),
     }
 
 

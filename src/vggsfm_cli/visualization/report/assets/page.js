@@ -338,7 +338,9 @@
 
     const MAX_PLANES = 150;
     function makePlanes() {
-      if (state.model.cameras.length > MAX_PLANES) return;
+      const some = state.model.cameras.length <= MAX_PLANES && state.model.cameras.some((camera) => camera.picture);
+      $("planes").parentElement.hidden = !some;
+      if (!some) return;
       const planes = drawn.planes;
       for (const camera of state.model.cameras) {
         const material = new THREE.MeshBasicMaterial({ side: THREE.DoubleSide, transparent: true, opacity: 0.92 });
@@ -388,7 +390,18 @@
     function cameraAt(at) {
       raycaster.setFromCamera(new THREE.Vector2(2 * at.x / canvas.clientWidth - 1, 1 - 2 * at.y / canvas.clientHeight), eye);
       const hit = raycaster.intersectObject(drawn.pick)[0];
-      return hit ? { s: Math.floor(hit.faceIndex / (FACES.length / 3)), distance: hit.distance } : null;
+      if (hit) return { s: Math.floor(hit.faceIndex / (FACES.length / 3)), distance: hit.distance };
+      // small ones are hard to hit
+      let best = null, nearest = 9;
+      state.model.cameras.forEach((_, s) => {
+        const place = planeCentre(s), shown = project(place), distance = Math.hypot(shown.x - at.x, shown.y - at.y);
+        if (shown.ahead && distance < nearest) { nearest = distance; best = { s, distance: place.distanceTo(eye.position) }; }
+      });
+      return best;
+    }
+    function planeCentre(s) {
+      const [, ...corners] = frustum(s);
+      return corners.reduce((sum, corner) => sum.add(corner), new THREE.Vector3()).multiplyScalar(0.25);
     }
     function pointAt(at, reach = 7) {
       const { xyz, index } = state.model, place = new THREE.Vector3();
@@ -500,8 +513,7 @@
       /** Where a camera's picture plane is in the window, for tests. */
       cameraOnScreen(s) {
         eye.updateMatrixWorld();
-        const corners = frustum(s).slice(1), area = canvas.getBoundingClientRect();
-        const at = project(corners[0].add(corners[1]).add(corners[2]).add(corners[3]).multiplyScalar(0.25));
+        const at = project(planeCentre(s)), area = canvas.getBoundingClientRect();
         return [area.left + at.x, area.top + at.y];
       },
     };
