@@ -15,6 +15,7 @@ from vggsfm_cli.colmap.files import check_writable, write_colmap
 from vggsfm_cli.errors import TooFewRegistered
 from vggsfm_cli.export.targets import ExportOptions, check_export, export_model
 from vggsfm_cli.io.images import read_images
+from vggsfm_cli.io.lookup import photographs_of
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.pipeline import Preset, ReconstructOptions, reconstruct
 from vggsfm_cli.refinement.densify import DensifyConfig
@@ -22,6 +23,7 @@ from vggsfm_cli.report import StageClock, build_report
 from vggsfm_cli.scene import ProgressCallback, silent
 from vggsfm_cli.tracking.keypoints import Keypoints
 from vggsfm_cli.visualization import save_overview
+from vggsfm_cli.visualization.report import save_html_report
 
 if TYPE_CHECKING:
     from vggsfm_cli.model import AdjusterConfig
@@ -49,6 +51,7 @@ class SceneOptions:
     threads: int | None = None
     min_registered: int = 0
     overview: bool = True
+    report: bool = False
     legacy_colmap: bool = False
 
     def as_dict(self) -> dict[str, Any]:
@@ -136,7 +139,8 @@ def reconstruct_scene(
 
     Args:
         images: folder of photographs.
-        out: folder to create, with a model in ``0``, ``1``, ..., ``report.json`` and ``overview.png``.
+        out: folder to create, with a model in ``0``, ``1``, ..., ``report.json``, and if wanted
+            ``overview.png`` and ``report.html``.
         options: what the user chose.
         networks: gives the model; it is called once, and its time is the stage "weights" of the report.
         undistort: folder to create with undistorted pictures and ``sparse/0``.
@@ -172,6 +176,15 @@ def reconstruct_scene(
         chosen = {"images": str(images), **options.as_dict(), "device": str(loaded.device)}
         report.update(build_report(photographs, models, options=chosen, seed=options.seed, clock=clock))
         report["weights"] = loaded.weights.as_dict()
+        if options.report:
+            save_html_report(
+                models,
+                folder / "report.html",
+                title=Path(images).resolve().name,
+                photographs=photographs_of(photographs),
+                report=report,
+                progress=progress,
+            )
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 
     write_colmap(models, out, overwrite=overwrite, legacy=options.legacy_colmap, extras=add_extras)
