@@ -130,6 +130,7 @@ def reconstruct_scene(
     *,
     undistort: Path | None = None,
     overwrite: bool = False,
+    notes: Mapping[str, Any] | None = None,
     progress: ProgressCallback = silent,
 ) -> dict[str, Any]:
     """Read the photographs of one scene, reconstruct it, and write its models, picture and report.
@@ -141,6 +142,7 @@ def reconstruct_scene(
         networks: gives the model; it is called once, and its time is the stage "weights" of the report.
         undistort: folder to create with undistorted pictures and ``sparse/0``.
         overwrite: replace earlier results.
+        notes: JSON types to add to the report, by keys of their own.
         progress: is told how far it is.
 
     Returns:
@@ -172,6 +174,7 @@ def reconstruct_scene(
         chosen = {"images": str(images), **options.as_dict(), "device": str(loaded.device)}
         report.update(build_report(photographs, models, options=chosen, seed=options.seed, clock=clock))
         report["weights"] = loaded.weights.as_dict()
+        report.update(notes or {})
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
 
     write_colmap(models, out, overwrite=overwrite, legacy=options.legacy_colmap, extras=add_extras)
