@@ -54,7 +54,7 @@ def find_scenes(source: str, out: Path) -> list[Scene]:
     """
     path = Path(source)
     if path.is_dir():
-        scenes = list(_below(path, path, {out.resolve()}))
+        scenes = list(_below(path, path, {path.resolve(), out.resolve()}))
         hint = "Scenes are sub-folders with photographs, or with a folder 'images' inside."
         if not scenes and _has_photographs(path):
             hint = f"It holds photographs of one scene: vggsfm reconstruct {source}"

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from vggsfm_cli.batch.fingerprint import stamp_inputs
 from vggsfm_cli.batch.log import ResultsLog
@@ -20,6 +20,7 @@ BUSY_S = 2.0
 """After which time a scene that another process is working on is looked at again."""
 
 
+@runtime_checkable
 class Pool(Protocol):
     """Workers, wherever they are."""
 

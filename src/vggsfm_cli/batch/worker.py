@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -23,6 +23,7 @@ from vggsfm_cli.model import AdjusterConfig
 from vggsfm_cli.threads import limit_cores
 
 
+@runtime_checkable
 class Explained(Protocol):
     """What a user is told of an exception."""
 
