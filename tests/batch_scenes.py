@@ -11,7 +11,9 @@ from typing import Any
 
 from example_model import example_model
 from vggsfm_cli.batch.fingerprint import hash_options
-from vggsfm_cli.batch.worker import WorkerSetup
+from vggsfm_cli.batch.outcome import Outcome
+from vggsfm_cli.batch.plan import Scene
+from vggsfm_cli.batch.worker import Attempt, SceneWorker, WorkerSetup
 from vggsfm_cli.cli.failures import explain
 from vggsfm_cli.colmap.files import write_colmap
 from vggsfm_cli.errors import ReconstructionFailed
@@ -89,3 +91,31 @@ def setup_for(out: Path, options: SceneOptions | None = None, *, force: bool = F
         force=force,
         reconstruct=reconstruct,
     )
+
+
+class InlinePool:
+    """One worker in this process; the scene named ``lost`` loses its worker the first so many times."""
+
+    def __init__(self, setup: WorkerSetup, losses: int = 0) -> None:
+        self._worker, self._losses = SceneWorker(setup), losses
+        self._scene: Scene | None = None
+        self.closed = False
+
+    def idle(self) -> int:
+        return int(self._scene is None)
+
+    def submit(self, scene: Scene) -> None:
+        assert self._scene is None
+        self._scene = scene
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        if self._scene is None:
+            return []
+        scene, self._scene = self._scene, None
+        if scene.name == "lost" and self._losses:
+            self._losses -= 1
+            return [Attempt(scene.name).died("The worker was lost.")]
+        return [self._worker.run(scene)]
+
+    def close(self) -> None:
+        self.closed = True

@@ -7,41 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from batch_scenes import calls, make_scene, setup_for
+from batch_scenes import InlinePool, calls, make_scene, setup_for
 from vggsfm_cli.batch import run as module
 from vggsfm_cli.batch.locks import scene_lock
 from vggsfm_cli.batch.outcome import Outcome
 from vggsfm_cli.batch.plan import Scene, find_scenes
 from vggsfm_cli.batch.run import Event, run_batch
-from vggsfm_cli.batch.worker import Attempt, SceneWorker, WorkerSetup
-
-
-class InlinePool:
-    """One worker in this process; the scene named ``lost`` loses its worker the first so many times."""
-
-    def __init__(self, setup: WorkerSetup, losses: int = 0) -> None:
-        self._worker, self._losses = SceneWorker(setup), losses
-        self._scene: Scene | None = None
-        self.closed = False
-
-    def idle(self) -> int:
-        return int(self._scene is None)
-
-    def submit(self, scene: Scene) -> None:
-        assert self._scene is None
-        self._scene = scene
-
-    def wait(self, timeout_s: float) -> list[Outcome]:
-        if self._scene is None:
-            return []
-        scene, self._scene = self._scene, None
-        if scene.name == "lost" and self._losses:
-            self._losses -= 1
-            return [Attempt(scene.name).died("The worker was lost.")]
-        return [self._worker.run(scene)]
-
-    def close(self) -> None:
-        self.closed = True
+from vggsfm_cli.batch.worker import SceneWorker, WorkerSetup
 
 
 def batch(
