@@ -79,7 +79,7 @@ def working_actor(process: subprocess.Popen[str]) -> int:
                 title = Path(f"/proc/{pid}/cmdline").read_bytes()
             except OSError:
                 continue
-            if title.startswith(b"ray::SceneWorker.run"):
+            if title.startswith(b"ray::ProcessWorker.run"):
                 return pid
         time.sleep(0.05)
     sys.exit("the batch ended before a worker could be killed")

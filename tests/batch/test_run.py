@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -98,6 +99,20 @@ def test_a_scene_in_other_hands_is_waited_for(tmp_path: Path, monkeypatch: pytes
     outcomes = batch(tmp_path, setup)
     assert not outcomes["a"].kept and outcomes["b"].kept
     assert all(len(calls(tmp_path / "scenes" / name)) == 1 for name in ("a", "b", "c"))
+
+
+def test_two_batches_share_the_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{k}" for k in range(6)]
+    for name in names:
+        make_scene(tmp_path / "scenes", name, "slow")
+    monkeypatch.setattr(module, "BUSY_S", 0.05)
+    monkeypatch.setattr(module, "POLL_S", 0.05)
+    with ThreadPoolExecutor(2) as threads:
+        both = list(threads.map(lambda _: batch(tmp_path, setup_for(tmp_path / "out")), range(2)))
+    assert all(outcome.status == "done" for outcomes in both for outcome in outcomes.values())
+    assert all(len(calls(tmp_path / "scenes" / name)) == 1 for name in names)
+    assert sorted(lines(tmp_path)) == [(name, "done", 1) for name in names]
+    assert all(any(not outcome.kept for outcome in outcomes.values()) for outcomes in both)
 
 
 def test_force_does_everything_again(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from types import FrameType
 
 from vggsfm_cli.batch.outcome import Outcome
 from vggsfm_cli.batch.plan import Scene
-from vggsfm_cli.batch.worker import Attempt, SceneWorker, WorkerSetup
+from vggsfm_cli.batch.worker import Attempt, ProcessWorker, WorkerSetup
 
 PATIENCE_S = 5.0
 """How long a worker that is told to stop may take."""
@@ -129,7 +129,7 @@ def _serve(connection: Connection, setup: WorkerSetup, index: int) -> None:
     """The life of a worker process."""
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_die_with_parent, name="parent watch", daemon=True).start()
-    worker = SceneWorker(setup, index)
+    worker = ProcessWorker(setup, index)
     with suppress(EOFError, OSError):
         while (scene := connection.recv()) is not None:
             connection.send(worker.run(scene))

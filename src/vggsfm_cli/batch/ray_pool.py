@@ -7,7 +7,7 @@ from typing import Any
 
 from vggsfm_cli.batch.outcome import Outcome
 from vggsfm_cli.batch.plan import Scene
-from vggsfm_cli.batch.worker import Attempt, SceneWorker, WorkerSetup
+from vggsfm_cli.batch.worker import Attempt, ProcessWorker, WorkerSetup
 from vggsfm_cli.errors import InputError, MissingDependency
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class RayPool:
         self._ray.shutdown()
 
     def _start(self) -> None:
-        actor = self._ray.remote(SceneWorker).options(**self._options).remote(self._setup)
+        actor = self._ray.remote(ProcessWorker).options(**self._options).remote(self._setup)
         self._starting[actor.ready.remote()] = actor
 
     def _take_started(self, reference: Any) -> None:

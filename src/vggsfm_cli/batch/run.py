@@ -1,6 +1,7 @@
 """A batch from its scenes to their outcomes, on whatever workers."""
 
 import dataclasses
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,8 @@ from vggsfm_cli.batch.outcome import Outcome, read_finished
 from vggsfm_cli.batch.plan import RESULTS_FILE, Scene
 from vggsfm_cli.batch.worker import WorkerSetup, kept_outcome
 from vggsfm_cli.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
 BUSY_S = 2.0
@@ -124,6 +127,7 @@ def attempts(pool: Pool, scenes: Sequence[Scene], retry: int) -> Iterator[Event]
     by_name = {scene.name: scene for scene in scenes}
     pending = deque(scenes)
     later: deque[tuple[float, Scene]] = deque()
+    awaited: set[str] = set()
     tried: Counter[str] = Counter()
     working = 0
     while pending or later or working:
@@ -139,6 +143,9 @@ def attempts(pool: Pool, scenes: Sequence[Scene], retry: int) -> Iterator[Event]
             working -= 1
             scene = by_name[outcome.scene]
             if outcome.status == "busy":
+                if scene.name not in awaited:
+                    logger.warning("%s: another batch is working on it; it is looked at again later", scene.name)
+                awaited.add(scene.name)
                 later.append((time.monotonic() + BUSY_S, scene))
                 continue
             tried[scene.name] += 1

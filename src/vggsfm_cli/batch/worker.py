@@ -64,7 +64,7 @@ class SceneWorker:
     """Does scenes one after the other."""
 
     def __init__(self, setup: WorkerSetup, index: int = 0) -> None:
-        """Set the threads of this process; the model is loaded with the first scene.
+        """The model is loaded with the first scene.
 
         Args:
             setup: of the batch.
@@ -73,12 +73,6 @@ class SceneWorker:
         self._setup = setup
         self._index = index
         self._networks: Networks | None = None
-        limit_cores(setup.threads)
-        torch.set_num_threads(setup.threads)
-
-    def ready(self) -> bool:
-        """True; an answer says that this process has started."""
-        return True
 
     def run(self, scene: Scene) -> Outcome:
         """Do one scene, unless it is finished or another process is working on it; a failure is an outcome too."""
@@ -122,6 +116,25 @@ class SceneWorker:
 
     def _failure(self, error: Exception) -> SceneFailure:
         return _failure(error, self._setup)
+
+
+class ProcessWorker(SceneWorker):
+    """A worker that has a process to itself, whose threads it takes."""
+
+    def __init__(self, setup: WorkerSetup, index: int = 0) -> None:
+        """Set the threads of this process.
+
+        Args:
+            setup: of the batch.
+            index: of this worker.
+        """
+        super().__init__(setup, index)
+        limit_cores(setup.threads)
+        torch.set_num_threads(setup.threads)
+
+    def ready(self) -> bool:
+        """True; an answer says that this process has started."""
+        return True
 
 
 def kept_outcome(scene: Scene, finished: Finished, setup: WorkerSetup) -> Outcome:

@@ -1,7 +1,9 @@
 """``vggsfm batch``: many scenes, each a folder of photographs."""
 
+import contextlib
 import dataclasses
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -90,7 +92,8 @@ def batch(
     with StageProgress(quiet).drawing() as progress:
         told = BatchProgress(progress, len(found))
         try:
-            outcomes = run_batch(found, setup, start, retry=retry, told=told)
+            with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it has to say; stdout is for the results
+                outcomes = run_batch(found, setup, start, retry=retry, told=told)
         except KeyboardInterrupt:
             ended = f"{told.final} of {len(found)} scenes have ended"
             say(f"Interrupted: {ended}. The same command goes on with the others.")

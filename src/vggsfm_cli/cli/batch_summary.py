@@ -23,11 +23,10 @@ class BatchProgress:
         self._progress = progress
         self._scenes = scenes
         self.final = 0
+        self._draw("")
 
     def __call__(self, event: "Event") -> None:
         """Take the end of an attempt."""
-        from vggsfm_cli.scene import Progress
-
         outcome = event.outcome
         for warning in outcome.warnings:
             logger.warning("%s: %s", outcome.scene, warning)
@@ -35,7 +34,12 @@ class BatchProgress:
         if not outcome.kept:
             again = "" if event.final else " It will be tried again."
             self._progress.announce(f"{outcome.scene}: {describe(outcome)}{again}")
-        self._progress(Progress(stage="scenes", done=self.final, total=self._scenes, detail=outcome.scene))
+        self._draw(outcome.scene)
+
+    def _draw(self, detail: str) -> None:
+        from vggsfm_cli.scene import Progress
+
+        self._progress(Progress(stage="scenes", done=self.final, total=self._scenes, detail=detail))
 
 
 def describe(outcome: "Outcome") -> str:
