@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from vggsfm_cli import __version__
 from vggsfm_cli.checkpoints import resolve_model
 from vggsfm_cli.checkpoints.resolve import Notice, ResolvedModel, unheard
 from vggsfm_cli.colmap.files import check_writable, write_colmap
+from vggsfm_cli.config_file import to_toml
 from vggsfm_cli.errors import TooFewRegistered
 from vggsfm_cli.export.targets import ExportOptions, check_export, export_model
 from vggsfm_cli.io.images import read_images
@@ -25,6 +27,10 @@ from vggsfm_cli.visualization import save_overview
 
 if TYPE_CHECKING:
     from vggsfm_cli.model import AdjusterConfig
+
+CONFIG_HEADER = (
+    f"# What vggsfm {__version__} was told; `vggsfm reconstruct IMAGES --out DIR --config FILE` repeats it.\n"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +60,10 @@ class SceneOptions:
     def as_dict(self) -> dict[str, Any]:
         """JSON types, for ``report.json``."""
         return dataclasses.asdict(self)
+
+    def as_config(self) -> dict[str, bool | int | str | None]:
+        """The values for a config file that repeats these choices from any working folder."""
+        return self.as_dict()
 
     def pipeline_options(self) -> ReconstructOptions:
         """What the pipeline is told of it."""
@@ -136,7 +146,7 @@ def reconstruct_scene(
 
     Args:
         images: folder of photographs.
-        out: folder to create, with a model in ``0``, ``1``, ..., ``report.json`` and ``overview.png``.
+        out: folder to create, with a model in ``0``, ``1``, ..., ``report.json``, ``config.toml`` and ``overview.png``.
         options: what the user chose.
         networks: gives the model; it is called once, and its time is the stage "weights" of the report.
         undistort: folder to create with undistorted pictures and ``sparse/0``.
@@ -173,6 +183,7 @@ def reconstruct_scene(
         report.update(build_report(photographs, models, options=chosen, seed=options.seed, clock=clock))
         report["weights"] = loaded.weights.as_dict()
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        (folder / "config.toml").write_text(CONFIG_HEADER + to_toml(options.as_config()), encoding="utf-8")
 
     write_colmap(models, out, overwrite=overwrite, legacy=options.legacy_colmap, extras=add_extras)
     if undistort is not None:

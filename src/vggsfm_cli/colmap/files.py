@@ -14,7 +14,7 @@ from vggsfm_cli.scene import Reconstruction
 MODEL_FILES = ("cameras", "images", "points3D")
 NEW_FILES = ("rigs.bin", "frames.bin")
 """Written by COLMAP since 3.12; readers take a model with both of them or with neither."""
-OWN_FILES = ("overview.png", "report.json")
+OWN_FILES = ("overview.png", "report.json", "config.toml")
 
 
 def write_colmap(
