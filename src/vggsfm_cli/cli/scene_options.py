@@ -44,6 +44,21 @@ def declared(
     camera_mode: Annotated[
         CameraMode, typer.Option(help="Which images share a camera; auto goes by size and EXIF.")
     ] = "auto",
+    recursive: Annotated[
+        bool, typer.Option("--recursive", help="Enter the folders in IMAGES; names are then relative paths.")
+    ] = False,
+    intrinsics: Annotated[
+        str | None,
+        typer.Option(
+            help="Known cameras: numbers in the model's order, without the distortion if it is not known; a JSON file; "
+            "or a COLMAP model.",
+            metavar="f,cx,cy|fx,fy,cx,cy,...|PATH",
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder of masks: NAME.jpg.png or NAME.png, black = ignore.", metavar="DIR")
+    ] = None,
+    mask_invert: Annotated[bool, typer.Option("--mask-invert", help="In the masks, white = ignore.")] = False,
     refine_principal_point: Annotated[
         AutoChoice, typer.Option(help="Free it in the last adjustment; auto: where the views determine it.")
     ] = "auto",
