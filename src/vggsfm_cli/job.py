@@ -81,7 +81,7 @@ class SceneOptions:
     def as_config(self) -> dict[str, bool | int | str | None]:
         """The values for a config file that repeats these choices from any working folder."""
         paths = {"masks": str(self.masks) if self.masks else None, "intrinsics": self.intrinsics, "model": self.model}
-        found = {name: str(Path(path).absolute()) for name, path in paths.items() if path and Path(path).exists()}
+        found = {name: str(Path(path).absolute()) for name, path in paths.items() if path and _exists(path)}
         return {**self.as_dict(), **found}
 
     def pipeline_options(self) -> ReconstructOptions:
@@ -96,6 +96,13 @@ class SceneOptions:
             query_points=self.query_points,
             network_side=self.long_side,
         )
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # a text that no path can be
+        return False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

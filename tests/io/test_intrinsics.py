@@ -55,6 +55,7 @@ def test_numbers_are_known_and_exact(folder: Path) -> None:
         ("70,1,2", "PINHOLE", "3 numbers", "fx,fy,cx,cy. "),
         ("70,,2", "SIMPLE_PINHOLE", "no numbers", "commas"),
         ("-70,1,2", "SIMPLE_PINHOLE", "greater than 0", "f,cx,cy"),
+        (",".join(["1"] * 9000), "SIMPLE_PINHOLE", "9000 numbers", "f,cx,cy"),
         ("1e999,1,2", "SIMPLE_PINHOLE", "finite", "f,cx,cy"),
     ],
 )

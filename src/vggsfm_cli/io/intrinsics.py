@@ -50,7 +50,7 @@ def read_intrinsics(text: str, camera_model: str) -> tuple[KnownCamera, ...]:
         UsageError: numbers that are not what the model has.
         InputError: a file that is missing or damaged.
     """
-    if re.fullmatch(r"[\s\d.,eE+-]+", text) and not Path(text).exists():
+    if re.fullmatch(r"[\s\d.,eE+-]+", text):
         return (_from_numbers(text, camera_model),)
     path = Path(text)
     if path.is_dir():
@@ -60,9 +60,10 @@ def read_intrinsics(text: str, camera_model: str) -> tuple[KnownCamera, ...]:
         path = found
     try:
         data = path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter for a text that no path can be
+        reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            f"The intrinsics {text!r} cannot be read: {error.strerror}.", "Give numbers such as f,cx,cy, or a file."
+            f"The intrinsics {text!r} cannot be read: {reason}.", "Give numbers such as f,cx,cy, or a file."
         ) from error
     try:
         cameras = _parsers(path)(path, data)
