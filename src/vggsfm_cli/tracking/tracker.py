@@ -14,6 +14,7 @@ from vggsfm_cli.tracking.evidence import CUES, Evidence, LogOddsConfig
 from vggsfm_cli.tracking.features import DenseEncoder, FeatureMaps
 from vggsfm_cli.tracking.interface import PointTracker
 from vggsfm_cli.tracking.lucas_kanade import LucasKanadeConfig, Pyramid
+from vggsfm_cli.tracking.masks import inside_mask
 from vggsfm_cli.tracking.starts import StartConfig, find_starts, nearest
 from vggsfm_cli.tracking.transformer import TrackTransformerConfig
 
@@ -65,8 +66,9 @@ class CoarseToFineTracker(PointTracker):
     def forward(self, images: ImageSet, queries: Queries, features: FeatureMaps | None = None) -> Tracks:
         """Track ``queries`` (network pixels) through every frame; the result is in stored pixels.
 
-        A track's own query frame has visibility 1 and the covariance of the noise floor. Not visible tracks keep the
-        best guess of their position. Differentiable in the pixels, up to the choice of start.
+        A track's own query frame has visibility 1 and the covariance of the noise floor. Not visible tracks,
+        among them those that end outside the mask, keep the best guess of their position. Differentiable in the pixels,
+        up to the choice of start.
         """
         features = self.encode(images) if features is None else features
         scenes = [self._track_scene(images, queries, features, b) for b in range(queries.xy.shape[0])]
@@ -104,15 +106,18 @@ class CoarseToFineTracker(PointTracker):
         evidence = self.gather(images, features, b, source, xy)
         verdict = self.judge(evidence)
         tried = evidence.tried
-        stored = images.scene(b).to_stored(evidence.xy[None])[0]
+        scene = images.scene(b)
+        stored = scene.to_stored(evidence.xy[None])[0]
+        ends = torch.where(tried[..., None], stored + verdict.move, stored)
+        usable = tried & inside_mask(images.mask[b], scene.to_network(ends.detach()[None])[0])
         unknown = _eye(xy) * (4 * evidence.scale).square()[:, None, None, None]
         home = torch.zeros(len(tried), 1, dtype=torch.bool, device=xy.device)
         home[source] = True
         at_home = _eye(xy) * (self.config.home_deviation_px * evidence.scale[source]).square()
         covariance = torch.where(tried[..., None, None], verdict.covariance, unknown)
         return (
-            torch.where(tried[..., None], stored + verdict.move, stored),
-            torch.where(home, torch.ones_like(verdict.logit), torch.sigmoid(verdict.logit) * tried),
+            ends,
+            torch.where(home, torch.ones_like(verdict.logit), torch.sigmoid(verdict.logit) * usable),
             torch.where(home[..., None, None], at_home, covariance),
         )
 
