@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vggsfm_cli.errors import InputError, UsageError
-from vggsfm_cli.io.images import SUFFIXES, UNREAD_SUFFIXES
+from vggsfm_cli.io.sources import SUFFIXES, UNREAD_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def find_scenes(source: str, out: Path) -> list[Scene]:
         InputError: there is no scene.
         UsageError: ``source`` is no folder, file or pattern, or a scene lies within another one.
     """
-    path = Path(source)
+    path = Path(os.path.abspath(source))  # workers may have another working folder
     if path.is_dir():
         scenes = list(_below(path, path, {path.resolve(), out.resolve()}))
         hint = "Scenes are sub-folders with photographs, or with a folder 'images' inside."
@@ -91,13 +91,12 @@ def _below(folder: Path, root: Path, seen: set[Path]) -> Iterator[Scene]:
 
 def _has_photographs(folder: Path) -> bool:
     try:
-        return any(is_photograph(path) for path in folder.iterdir())
+        return any(_is_photograph(path) for path in folder.iterdir())
     except OSError:  # reading it will say what is wrong
         return True
 
 
-def is_photograph(path: Path) -> bool:
-    """Whether a file is one that reading a scene looks at, going by its name."""
+def _is_photograph(path: Path) -> bool:
     return path.suffix.lower() in (*SUFFIXES, *UNREAD_SUFFIXES) and not path.name.startswith(".") and path.is_file()
 
 

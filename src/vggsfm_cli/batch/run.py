@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from vggsfm_cli.batch.fingerprint import stamp_inputs
+from vggsfm_cli.batch.inputs import input_files, options_of
 from vggsfm_cli.batch.log import ResultsLog
 from vggsfm_cli.batch.outcome import Outcome, read_finished
 from vggsfm_cli.batch.plan import RESULTS_FILE, Scene
@@ -113,8 +114,8 @@ def find_kept(scene: Scene, setup: WorkerSetup) -> Outcome | None:
     if finished is None or finished.options != setup.options_hash:
         return None
     try:
-        unchanged = finished.stamps == stamp_inputs(scene.images)
-    except OSError:  # the worker will say why
+        unchanged = finished.stamps == stamp_inputs(input_files(scene.images, options_of(scene, setup.options)))
+    except (OSError, InputError):  # the worker will say why
         return None
     return kept_outcome(scene, finished, setup) if unchanged else None
 

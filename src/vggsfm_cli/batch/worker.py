@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from vggsfm_cli.batch.fingerprint import Stamps, hash_inputs, stamp_inputs
+from vggsfm_cli.batch.inputs import input_files, options_of
 from vggsfm_cli.batch.locks import scene_lock
 from vggsfm_cli.batch.outcome import Finished, Outcome, SceneFailure, figures_of, read_finished
 from vggsfm_cli.batch.plan import Scene
@@ -41,7 +42,7 @@ class WorkerSetup:
 
     Attributes:
         out: the batch's folder, which every worker reaches under this path.
-        options: about each scene.
+        options: about each scene, with absolute paths.
         options_hash: of ``hash_options``.
         explain: makes words of an exception.
         adjuster: solver of the last adjustments; None for the model's own.
@@ -82,31 +83,33 @@ class SceneWorker:
                 with scene_lock(self._setup.out, scene.name) as ours:
                     return self._run_locked(scene, attempt, warnings) if ours else attempt.outcome("busy")
             except Exception as error:
-                return attempt.outcome("failed", failure=self._failure(error), warnings=tuple(warnings))
+                return attempt.outcome("failed", failure=self._failure(error), warnings=_once(warnings))
 
     def _run_locked(self, scene: Scene, attempt: "Attempt", warnings: list[str]) -> Outcome:
         setup, folder = self._setup, self._setup.out / scene.name
-        finished, stamps = read_finished(folder), stamp_inputs(scene.images)
+        options = options_of(scene, setup.options)
+        files = input_files(scene.images, options)
+        finished, stamps = read_finished(folder), stamp_inputs(files)
         inputs = None
         if finished is not None and not setup.force and finished.options == setup.options_hash:
-            inputs = finished.inputs if finished.stamps == stamps else hash_inputs(scene.images)
+            inputs = finished.inputs if finished.stamps == stamps else hash_inputs(files)
             if inputs == finished.inputs:
                 return kept_outcome(scene, finished, setup)
         if finished is None and (folder / "0").exists() and not setup.force:
             hint = "Add --force to replace it, or choose another --out."
             raise UsageError(f"{str(folder)!r} holds a reconstruction that no batch made.", hint)
-        record = attempt.finished(inputs or hash_inputs(scene.images), setup.options_hash, stamps)
+        record = attempt.finished(inputs or hash_inputs(files), setup.options_hash, stamps)
         report = setup.reconstruct(
             scene.images,
             folder,
-            setup.options,
+            options,
             self._load,
             overwrite=setup.force or finished is not None,
             notes=record.record(),
         )
         failure = _require(report, scene, setup)
         status = "done" if failure is None else "failed"
-        return attempt.outcome(status, figures=figures_of(report), failure=failure, warnings=tuple(warnings))
+        return attempt.outcome(status, figures=figures_of(report), failure=failure, warnings=_once(warnings))
 
     def _load(self) -> Networks:
         if self._networks is None:
@@ -215,6 +218,11 @@ class Attempt:
         """Its end, by that of its worker."""
         failure = SceneFailure(kind="WorkerDied", message=message, hint=hint, exit_code=1, unexpected=True)
         return self.outcome("failed", failure=failure)
+
+
+def _once(lines: list[str]) -> tuple[str, ...]:
+    """Without repetitions: files are looked for twice, to see whether they changed and to read them."""
+    return tuple(dict.fromkeys(lines))
 
 
 def _device(choice: str, index: int) -> torch.device:

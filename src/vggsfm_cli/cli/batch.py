@@ -60,12 +60,14 @@ def batch(
     """Reconstruct many scenes, whatever becomes of each.
 
     Scenes that are finished are left alone: the same command goes on after a stop, and does again what has changed.
-    --threads counts for each worker; if not given, they share the cores. Exits with 4 if any scene failed.
+    --threads counts for each worker; if not given, they share the cores. --masks holds a folder of masks for each
+    scene, under its name. Exits with 4 if any scene failed.
 
     Example: vggsfm batch scenes/ --out results/ --jobs 2
     """
     set_up_logging(verbose, quiet)
     from vggsfm_cli.batch.fingerprint import hash_options
+    from vggsfm_cli.batch.inputs import absolute
     from vggsfm_cli.batch.plan import choose_shard, find_scenes, shard_of
     from vggsfm_cli.batch.run import run_batch
     from vggsfm_cli.batch.worker import WorkerSetup
@@ -73,7 +75,7 @@ def batch(
 
     if engine == "local" and ray_address is not None:
         raise UsageError("--ray-address is for --engine ray.", "Add --engine ray.")
-    out = out.resolve()
+    out, options = out.resolve(), absolute(options)
     found = find_scenes(scenes, out)
     if shard is not None:
         found = shard_of(found, *choose_shard(shard, os.environ))
