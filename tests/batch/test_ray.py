@@ -1,8 +1,10 @@
 """Workers of a Ray cluster, as far as Ray is installed."""
 
 import os
+import socket
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -10,6 +12,7 @@ from batch_scenes import calls, make_scene, setup_for
 from vggsfm_cli.batch.plan import find_scenes
 from vggsfm_cli.batch.ray_pool import RayPool, WorkerShare, connect, plan_workers
 from vggsfm_cli.batch.run import run_batch
+from vggsfm_cli.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -51,3 +54,15 @@ def test_a_lost_worker_is_replaced_and_its_scene_done(tmp_path: Path, monkeypatc
     (a,), (b, again), (c,), (d,) = (calls(scene.images) for scene in scenes)
     assert a == b != c == d == again and os.getpid() not in (a, c)
     assert all(outcome.kept for outcome in run_batch(scenes[:2], setup, start))
+
+
+def test_an_address_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever Ray is, or if there is none: the address is tried first."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    with pytest.raises(InputError, match=address):
+        connect(address)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(InputError, match=address):
+        connect(None)

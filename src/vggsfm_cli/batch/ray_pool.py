@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from vggsfm_cli.errors import InputError, MissingDependency
 
 logger = logging.getLogger(__name__)
 
+KNOCK_S = 10.0
 GROUP_CORES = 4
 """Cores of a worker without a GPU, if the user does not say."""
 MAX_FAILED_STARTS = 5
@@ -59,15 +61,24 @@ def connect(address: str | None) -> None:
         import ray
     except ImportError as error:
         raise MissingDependency("Ray is not installed.", "pip install 'vggsfm-cli[ray]'") from error
+    named = address or os.environ.get("RAY_ADDRESS")
     try:
-        ray.init(address=address or "auto", logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        if address is not None or "RAY_ADDRESS" in os.environ:
-            reason = (str(error).splitlines() or [""])[0]
-            hint = "Check --ray-address and RAY_ADDRESS; `ray status` on the head node shows the cluster."
-            raise InputError(f"Cannot join the Ray cluster: {reason}", hint) from error
+        if named is not None:
+            _knock(named)
+        ray.init(address=named or "auto", logging_level=logging.ERROR, log_to_driver=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        if named is not None:
+            hint = "Check the address with `ray status`; clusters with a token also need RAY_AUTH_MODE=token here."
+            raise InputError(f"Cannot join the Ray cluster at {named!r}: {_first_line(error)}", hint) from error
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that we start reports to nobody
         ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
 
 
 def cluster_size(*, with_gpus: bool) -> tuple[int, int]:
