@@ -62,6 +62,8 @@ def test_what_cannot_be_a_batch(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No scenes"):
         found(f"{tmp_path}/*")
     scene = make_scene(tmp_path, "a")
+    with pytest.raises(UsageError, match="where the photographs are"):
+        found(tmp_path, tmp_path)
     with pytest.raises(InputError) as error:
         found(scene)
     assert "vggsfm reconstruct" in error.value.hint

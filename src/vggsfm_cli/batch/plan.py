@@ -49,11 +49,13 @@ def find_scenes(source: str, out: Path) -> list[Scene]:
         ``images`` at the end. A folder of a list need not be there: it is a scene that will fail.
 
     Raises:
-        InputError: there is no scene.
-        UsageError: ``source`` is no folder, file or pattern, or a scene lies within another one.
+        InputError: there is no such folder, file or pattern, or no scene.
+        UsageError: the file is no text, ``out`` is the folder itself, or a scene is given twice or lies within another.
     """
     path = Path(os.path.abspath(source))  # workers may have another working folder
     if path.is_dir():
+        if path.resolve() == out.resolve():
+            raise UsageError(f"Results cannot go to {source!r}, where the photographs are.", "Choose another --out.")
         scenes = list(_below(path, path, {path.resolve(), out.resolve()}))
         hint = "Scenes are sub-folders with photographs, or with a folder 'images' inside."
         if not scenes and _has_photographs(path):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Engine = Literal["local", "ray"]
 INTERRUPTED = 130
+SHOWN_FAILURES = 10
+"""In the last line; the table above it has all."""
 
 
 @takes_scene_options
@@ -103,8 +105,9 @@ def batch(
     print_batch(outcomes, out, as_json=as_json)
     failed = [outcome.scene for outcome in outcomes if outcome.status == "failed"]
     if failed:
+        named = ", ".join(failed[:SHOWN_FAILURES]) + (", ..." if len(failed) > SHOWN_FAILURES else "")
         raise ReconstructionFailed(
-            f"{len(failed)} of {len(outcomes)} scenes failed: {', '.join(failed)}.",
+            f"{len(failed)} of {len(outcomes)} scenes failed: {named}.",
             f"{out / 'results.jsonl'} says why; the same command tries them again.",
         )
 
@@ -119,8 +122,8 @@ def _local(setup: "WorkerSetup", jobs: int | None, scenes: int) -> "tuple[Worker
 
     options = setup.options
     device = choose_device(options.device)
-    weights = resolve_model(options.model, device, offline=options.offline, revision=options.revision, notice=say)
-    del weights  # workers find the files where they are now
+    # downloads what is missing, once: workers find the files where they are now
+    resolve_model(options.model, device, offline=options.offline, revision=options.revision, notice=say)
     count = max(1, min(jobs or (torch.cuda.device_count() if device.type == "cuda" else 1), scenes))
     threads = options.threads or max(1, available_cores() // count)
     setup = dataclasses.replace(setup, threads=threads)
