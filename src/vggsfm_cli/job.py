@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from vggsfm_cli import __version__
 from vggsfm_cli.checkpoints import resolve_model
 from vggsfm_cli.checkpoints.resolve import Notice, ResolvedModel, unheard
 from vggsfm_cli.colmap.files import check_writable, write_colmap
-from vggsfm_cli.errors import TooFewRegistered
+from vggsfm_cli.config_file import to_toml
+from vggsfm_cli.errors import TooFewRegistered, UsageError
 from vggsfm_cli.export.targets import ExportOptions, check_export, export_model
 from vggsfm_cli.io.images import read_images
+from vggsfm_cli.io.intrinsics import read_intrinsics
 from vggsfm_cli.io.lookup import photographs_of
+from vggsfm_cli.io.sources import Source, find_images
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.pipeline import Preset, ReconstructOptions, reconstruct
 from vggsfm_cli.refinement.densify import DensifyConfig
@@ -28,6 +32,10 @@ from vggsfm_cli.visualization.report import save_html_report
 if TYPE_CHECKING:
     from vggsfm_cli.model import AdjusterConfig
 
+CONFIG_HEADER = (
+    f"# What vggsfm {__version__} was told; `vggsfm reconstruct IMAGES --out DIR --config FILE` repeats it.\n"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SceneOptions:
@@ -35,6 +43,10 @@ class SceneOptions:
 
     camera_model: str = "SIMPLE_RADIAL"
     camera_mode: str = "auto"
+    recursive: bool = False
+    intrinsics: str | None = None
+    masks: Path | None = None
+    mask_invert: bool = False
     refine_principal_point: str = "auto"
     extra_points: int = 0
     model: str = "auto"
@@ -54,9 +66,26 @@ class SceneOptions:
     report: bool = False
     legacy_colmap: bool = False
 
+    def __post_init__(self) -> None:
+        if self.mask_invert and self.masks is None:
+            raise UsageError("--mask-invert says how to read masks, and there are none.", "Add --masks DIR.")
+        if self.intrinsics is not None and self.refine_principal_point == "yes":
+            raise UsageError(
+                "--refine-principal-point yes would change what --intrinsics says is known.",
+                "Leave out one of the two.",
+            )
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"The seed {self.seed} is not from 0 to 2^63 - 1.", "Choose another --seed.")
+
     def as_dict(self) -> dict[str, Any]:
         """JSON types, for ``report.json``."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "masks": None if self.masks is None else str(self.masks)}
+
+    def as_config(self) -> dict[str, bool | int | str | None]:
+        """The values for a config file that repeats these choices from any working folder."""
+        paths = {"masks": str(self.masks) if self.masks else None, "intrinsics": self.intrinsics, "model": self.model}
+        found = {name: str(Path(path).absolute()) for name, path in paths.items() if path and _exists(path)}
+        return {**self.as_dict(), **found}
 
     def pipeline_options(self) -> ReconstructOptions:
         """What the pipeline is told of it."""
@@ -70,6 +99,13 @@ class SceneOptions:
             query_points=self.query_points,
             network_side=self.long_side,
         )
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # a text that no path can be
+        return False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,25 +162,27 @@ def check_places(out: Path, undistort: Path | None = None, *, overwrite: bool = 
 
 
 def reconstruct_scene(
-    images: Path,
+    images: Source,
     out: Path,
     options: SceneOptions,
     networks: Callable[[], Networks],
     *,
     undistort: Path | None = None,
     overwrite: bool = False,
+    notes: Mapping[str, Any] | None = None,
     progress: ProgressCallback = silent,
 ) -> dict[str, Any]:
     """Read the photographs of one scene, reconstruct it, and write its models, picture and report.
 
     Args:
-        images: folder of photographs.
-        out: folder to create, with a model in ``0``, ``1``, ..., ``report.json``, and if wanted
+        images: folder, pattern, list or files, see ``find_images``.
+        out: folder to create, with a model in ``0``, ``1``, ..., ``report.json``, ``config.toml``, and if wanted
             ``overview.png`` and ``report.html``.
         options: what the user chose.
         networks: gives the model; it is called once, and its time is the stage "weights" of the report.
         undistort: folder to create with undistorted pictures and ``sparse/0``.
         overwrite: replace earlier results.
+        notes: JSON types to add to the report, by keys of their own.
         progress: is told how far it is.
 
     Returns:
@@ -155,14 +193,20 @@ def reconstruct_scene(
     """
     check_places(out, undistort, overwrite=overwrite)
     clock = StageClock()
+    known = () if options.intrinsics is None else read_intrinsics(options.intrinsics, options.camera_model)
+    without = () if options.masks is None else (options.masks,)
+    found = find_images(images, recursive=options.recursive, without=without)
     with clock.stage("weights"):
         loaded = networks()
     with clock.stage("images"):
         photographs = read_images(
-            images,
+            found,
             long_side=options.long_side,
             camera_mode=options.camera_mode,
             camera_model=options.camera_model,
+            intrinsics=known,
+            masks=options.masks,
+            mask_invert=options.mask_invert,
             progress=progress,
         )
     models = reconstruct(photographs.to(loaded.device), loaded.model, options.pipeline_options(), progress=progress)
@@ -173,23 +217,27 @@ def reconstruct_scene(
         if options.overview:
             with clock.stage("overview"):
                 save_overview(models[0], folder / "overview.png")
-        chosen = {"images": str(images), **options.as_dict(), "device": str(loaded.device)}
+        shown = str(images) if isinstance(images, Path | str) else [str(path) for path in images]
+        chosen = {"images": shown, **options.as_dict(), "device": str(loaded.device)}
         report.update(build_report(photographs, models, options=chosen, seed=options.seed, clock=clock))
         report["weights"] = loaded.weights.as_dict()
         if options.report:
             save_html_report(
                 models,
                 folder / "report.html",
-                title=Path(images).resolve().name,
+                title=Path(shown).resolve().name if isinstance(shown, str) else out.resolve().name,
                 photographs=photographs_of(photographs),
                 report=report,
                 progress=progress,
             )
+        report.update(notes or {})
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        (folder / "config.toml").write_text(CONFIG_HEADER + to_toml(options.as_config()), encoding="utf-8")
 
     write_colmap(models, out, overwrite=overwrite, legacy=options.legacy_colmap, extras=add_extras)
     if undistort is not None:
-        export_model(models[0], undistort, images, ExportOptions(overwrite=overwrite), progress)
+        export = ExportOptions(masks=options.masks, mask_invert=options.mask_invert, overwrite=overwrite)
+        export_model(models[0], undistort, found.root, export, progress)
     return report
 
 

@@ -6,8 +6,10 @@ import typer
 
 from vggsfm_cli import __version__
 from vggsfm_cli.cli.adjust import adjust
+from vggsfm_cli.cli.batch import batch
 from vggsfm_cli.cli.benchmark import benchmark
 from vggsfm_cli.cli.compare import compare
+from vggsfm_cli.cli.config import config
 from vggsfm_cli.cli.doctor import doctor
 from vggsfm_cli.cli.evaluate import evaluate
 from vggsfm_cli.cli.export import export, undistort
@@ -57,6 +59,7 @@ def _root(
 
 
 app.command(epilog=EXIT_CODE_HELP)(explained(reconstruct))
+app.command(epilog=EXIT_CODE_HELP)(explained(batch))
 app.command(epilog=EXIT_CODE_HELP)(explained(train))
 app.command()(explained(inspect))
 app.command(epilog=EXIT_CODE_HELP)(explained(report))
@@ -69,5 +72,6 @@ app.command()(explained(synth))
 app.add_typer(weights)
 app.add_typer(evaluate)
 app.add_typer(benchmark)
+app.add_typer(config)
 app.command()(explained(doctor))
 app.command()(version)

@@ -20,7 +20,7 @@ EXIT_CODES = {
     1: "internal error",
     2: "usage: an option or a combination that makes no sense",
     3: "input that cannot be read, or not enough of it",
-    4: "reconstruction failed",
+    4: "reconstruction failed, or that of any scene of a batch",
     5: "fewer images registered than --min-registered (the model is written)",
     6: "weights unavailable",
     7: "out of memory",
@@ -82,12 +82,13 @@ def explained(command: Callable[Parameters, None]) -> Callable[Parameters, None]
         except BaseException as error:
             if isinstance(error, SystemExit) or (isinstance(error, OSError) and error.errno == errno.EPIPE):
                 raise
-            raise typer.Exit(_tell(error)) from None
+            raise typer.Exit(tell(error)) from None
 
     return run
 
 
-def _tell(error: BaseException) -> int:
+def tell(error: BaseException) -> int:
+    """Print message and hint on stderr; the exit code."""
     failure = explain(error)
     if os.environ.get("VGGSFM_DEBUG", "") not in ("", "0"):
         traceback.print_exception(error)

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 @takes_scene_options
 def reconstruct(
     options: "SceneOptions",
-    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder with the photographs of one scene.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGES...",
+            help="The photographs of one scene: a folder, a pattern in quotes, a .txt list of paths, or files.",
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder to create; models go to DIR/0, DIR/1, ...", metavar="DIR")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result in DIR.")] = False,
     undistort: Annotated[
@@ -43,7 +49,7 @@ def reconstruct(
     use_threads(options.threads)
     with StageProgress(quiet).drawing() as progress:
         report = reconstruct_scene(
-            images,
+            images[0] if len(images) == 1 else images,
             out,
             options,
             lambda: load_networks(
