@@ -148,6 +148,20 @@ def test_rounds_cover_all_frames_and_merge(tracker, scene):
         assert (error < 1.5).float().mean() > 0.93
 
 
+def test_what_runs_side_by_side_changes_nothing(tracker, scene):
+    images = scene[0]
+    config = RoundsConfig(
+        queries=QueryConfig(points_per_frame=100, enough_tracks=10_000), frames_at_once=2, alone_below=0
+    )
+    both, alone = (
+        track_in_rounds(tracker, images, dataclasses.replace(config, side_by_side=count)) for count in (2, 1)
+    )
+    assert both.query_frame.unique().tolist() == [0, 1, 2]
+    assert both.xy.shape == alone.xy.shape
+    torch.testing.assert_close(both.xy, alone.xy, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(both.visibility, alone.visibility, rtol=1e-4, atol=1e-4)
+
+
 def test_local_affinity_survives_wrong_neighbours():
     generator = torch.Generator().manual_seed(0)
     source = torch.rand(200, 2, generator=generator) * 400

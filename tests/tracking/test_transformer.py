@@ -126,3 +126,14 @@ def test_log_odds_refuse_folded_patches(evidence):
     verdict = LogOddsConfig().build()(dataclasses.replace(evidence, cues=cues))
     assert verdict.logit[0, 0] == -torch.inf
     assert torch.isfinite(verdict.logit).sum() == verdict.logit.numel() - 1
+
+
+@torch.no_grad()
+def test_pieces_change_nothing(evidence: Evidence) -> None:
+    judge = transformer()
+    whole = judge(evidence)
+    for pairs in (1, 7, 45):
+        judge.config = dataclasses.replace(judge.config, pairs_at_once=pairs)
+        found = judge(evidence)
+        for name in ("logit", "move", "covariance"):
+            torch.testing.assert_close(getattr(found, name), getattr(whole, name), rtol=1e-5, atol=1e-6)

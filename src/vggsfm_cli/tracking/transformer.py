@@ -8,7 +8,7 @@ answers with a correction below the pixel, the log-odds of visibility, and a 2 x
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vggsfm_cli.nn.attention import Attention, Feedforward
@@ -18,9 +18,6 @@ from vggsfm_cli.tracking.starts import nearest
 
 COVARIANCE_FLOOR_PX = 0.01
 """Deviation below which no position is claimed to be known, pixels of the aligned patch."""
-
-LOOK_AT_ONCE = 2048
-"""Pairs of patches that go through the network together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +30,7 @@ class TrackTransformerConfig:
     neighbours: int = 12  # tracks of the same frame that a track looks at
     max_move_px: float = 2.0  # longest correction, pixels of the aligned patch
     patch_side: int = 15
+    pairs_at_once: int = 2048  # pairs of patches computed together; bounds the memory, changes nothing else
 
     def build(self) -> "TrackTransformer":
         """The transformer, with weights still to be loaded."""
@@ -85,16 +83,30 @@ class Block(nn.Module):
         tried: Float[Tensor, "S Q"],
         neighbours: Int[Tensor, "Q k"],
         relation: Float[Tensor, "S Q k 4"],
+        pairs_at_once: int = 2048,
     ) -> Float[Tensor, "S Q D"]:
         """Update the tokens; only observations that were tried are attended to."""
         keep = tried > 0
         across = self.frame_norm(tokens).transpose(0, 1)
         tokens = tokens + self.frames(across, across, keep.T).transpose(0, 1)
         own = self.track_norm(tokens)
-        beside = own[:, neighbours] + self.relation(relation)
-        tokens = tokens + self.tracks(own[:, :, None], beside, keep[:, neighbours])[:, :, 0]
+        size = max(1, pairs_at_once // max(1, tokens.shape[1]))
+        frames = zip(own.split(size), relation.split(size), keep.split(size), strict=True)
+        tokens = tokens + torch.cat([self._beside(*part, neighbours) for part in frames])
         out: Tensor = tokens + self.feedforward(tokens)
         return out
+
+    def _beside(
+        self,
+        own: Float[Tensor, "s Q D"],
+        relation: Float[Tensor, "s Q k 4"],
+        keep: Bool[Tensor, "s Q"],
+        neighbours: Int[Tensor, "Q k"],
+    ) -> Float[Tensor, "s Q D"]:
+        """What the neighbours say in some of the frames."""
+        beside = own[:, neighbours] + self.relation(relation)
+        said: Tensor = self.tracks(own[:, :, None], beside, keep[:, neighbours])[:, :, 0]
+        return said
 
 
 class TrackTransformer(Judge):
@@ -118,7 +130,7 @@ class TrackTransformer(Judge):
         neighbours = nearest(evidence.query, self.config.neighbours)
         relation = _relation(evidence, neighbours)
         for block in self.blocks:
-            tokens = block(tokens, tried.to(tokens.dtype), neighbours, relation)
+            tokens = block(tokens, tried.to(tokens.dtype), neighbours, relation, self.config.pairs_at_once)
         logit, move, variance = self.head(self.norm(tokens)).split((1, 2, 2), -1)
         move = self.config.max_move_px * torch.tanh(move / self.config.max_move_px)
         return Verdict(
@@ -129,7 +141,7 @@ class TrackTransformer(Judge):
 
     def _look(self, patches: Float[Tensor, "K 4 P"]) -> Float[Tensor, "K D"]:
         """Tokens of all patches; side by side on the threads there are, unless a gradient is wanted."""
-        pieces = patches.split(LOOK_AT_ONCE) if len(patches) else (patches,)
+        pieces = patches.split(self.config.pairs_at_once) if len(patches) else (patches,)
         side = self.config.patch_side
         if torch.is_grad_enabled():
             return torch.cat([self.patches(piece, side) for piece in pieces])
