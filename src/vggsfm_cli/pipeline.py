@@ -11,6 +11,7 @@ from vggsfm_cli.camera_estimation.v2 import V2CameraPredictor
 from vggsfm_cli.checkpoints.keypoints import load_detector
 from vggsfm_cli.errors import ReconstructionFailed, UsageError
 from vggsfm_cli.io.squares import square_images
+from vggsfm_cli.memory import Plan, Size, in_pieces, size_of
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.refinement.calibration import Choice
 from vggsfm_cli.refinement.densify import DensifyConfig, add_points
@@ -20,6 +21,7 @@ from vggsfm_cli.refinement.v2 import V2MappingOptions, reconstruct_as_v2
 from vggsfm_cli.report import StageClock
 from vggsfm_cli.scene import Cameras, ImageSet, Progress, ProgressCallback, Reconstruction, Tracks, silent
 from vggsfm_cli.threads import one_thread_each
+from vggsfm_cli.tracking.interface import PointTracker
 from vggsfm_cli.tracking.keypoints import Keypoints
 from vggsfm_cli.tracking.queries import QueryConfig
 from vggsfm_cli.tracking.rounds import RoundsConfig, track_in_rounds
@@ -56,6 +58,7 @@ class ReconstructOptions:
     query_points: int | None = None  # tracks that a frame starts; the number in the rounds if None
     network_side: int | None = None  # of the squares that v2 sees, pixels; that of its rounds if None
     precision: str = "float32"  # of the networks, a name in PRECISIONS
+    memory: Plan = field(default_factory=Plan)  # pieces that the networks compute in; the result stays the same
     seed: int = 0  # of everything random
     refine_principal_point: str = "auto"  # at the end: auto where the views determine it, yes, or no
 
@@ -64,7 +67,8 @@ class ReconstructOptions:
         queries = FAST if self.preset == "fast" else self.rounds.queries
         if self.query_points is not None:
             queries = dataclasses.replace(queries, points_per_frame=self.query_points)
-        return dataclasses.replace(self.rounds, queries=queries)
+        side_by_side = min(self.rounds.side_by_side, self.memory.side_by_side)
+        return dataclasses.replace(self.rounds, queries=queries, side_by_side=side_by_side)
 
     def tracking_rounds_v2(self) -> V2RoundsConfig:
         """The rounds of v2 with the number of tracks and the size of the squares in their places."""
@@ -80,6 +84,14 @@ class ReconstructOptions:
         principal_point = dataclasses.replace(schedule.principal_point, refine=Choice(self.refine_principal_point))
         schedule = dataclasses.replace(schedule, principal_point=principal_point)
         return dataclasses.replace(self.mapping, schedule=schedule)
+
+
+def size_of_run(images: ImageSet, model: VGGSfM, options: ReconstructOptions) -> Size:
+    """What the memory of a reconstruction depends on."""
+    rounds, rounds_v2 = options.tracking_rounds(), options.tracking_rounds_v2()
+    is_v2 = isinstance(model.config.tracker, V2TrackerConfig)
+    queries = rounds_v2.points_per_frame if is_v2 else rounds.queries.points_per_frame
+    return size_of(images, model.config, queries, rounds.at_once(images.pixels.shape[1]), rounds_v2.side_px)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,19 +135,24 @@ def reconstruct(
             "Leave out --extra-points, or use --model small.",
         )
     clock = StageClock()
-    with one_thread_each():
+    with one_thread_each(), in_pieces(model.tracker, options.memory) as tracker:
         with clock.stage("tracks"):
-            sighted = sight(images, model, options, progress)
+            sighted = sight(images, model, options, progress, tracker)
             require_tracks(sighted.tracks, images)
         with clock.stage("mapping"):
             found = _map(sighted, model, options, progress)
         if options.densify.points > 0:
             with clock.stage("extra points"):
                 precision = PRECISIONS[options.precision]
-                found[0] = add_points(found[0], sighted.images, model.tracker, options.densify, precision, progress)
+                found[0] = add_points(found[0], sighted.images, tracker, options.densify, precision, progress)
         with clock.stage("colors"):
             found = [colorize(reconstruction, sighted.images) for reconstruction in found]
-    extra = {"preset": preset_of(model, options), "keypoints": sighted.keypoints, "stages": clock.as_dict()}
+    extra = {
+        "preset": preset_of(model, options),
+        "keypoints": sighted.keypoints,
+        "memory": tracker.as_dict(),
+        "stages": clock.as_dict(),
+    }
     found[0] = dataclasses.replace(found[0], report={**found[0].report, **extra})
     return found
 
@@ -147,8 +164,18 @@ def preset_of(model: VGGSfM, options: ReconstructOptions) -> Preset:
     return "v2" if isinstance(model.config.tracker, V2TrackerConfig) else "small"
 
 
-def sight(images: ImageSet, model: VGGSfM, options: ReconstructOptions, progress: ProgressCallback = silent) -> Sighted:
-    """Tracks through one scene (B = 1), and cameras where the model predicts them from the images."""
+def sight(
+    images: ImageSet,
+    model: VGGSfM,
+    options: ReconstructOptions,
+    progress: ProgressCallback = silent,
+    tracker: PointTracker | None = None,
+) -> Sighted:
+    """Tracks through one scene (B = 1), and cameras where the model predicts them from the images.
+
+    ``tracker`` stands in for the model's own.
+    """
+    tracker = model.tracker if tracker is None else tracker
     precision = PRECISIONS[options.precision]
     if not isinstance(model.config.tracker, V2TrackerConfig):
         if options.keypoints != "auto":
@@ -157,7 +184,7 @@ def sight(images: ImageSet, model: VGGSfM, options: ReconstructOptions, progress
                 "Leave out --queries, or use --model v2.",
             )
         rounds = options.tracking_rounds()
-        tracks = track_in_rounds(model.tracker, images, rounds, precision=precision, progress=progress)
+        tracks = track_in_rounds(tracker, images, rounds, precision=precision, progress=progress)
         return Sighted(images=images, tracks=tracks, cameras=None, keypoints="the tracker's own")
     config, predictor, cameras = options.tracking_rounds_v2(), model.camera_estimator, None
     detector = load_detector(options.keypoints, images.pixels.device)
@@ -170,7 +197,7 @@ def sight(images: ImageSet, model: VGGSfM, options: ReconstructOptions, progress
         order = frame_order(seen[0], frames, config)
         cameras = predictor.predict(images, seen, order[: config.query_frames])
         progress(Progress(stage="cameras", done=1, total=1))
-    tracks = track_from_frames(model.tracker, images, order, detector, config, precision, progress)
+    tracks = track_from_frames(tracker, images, order, detector, config, precision, progress)
     return Sighted(images=images, tracks=tracks, cameras=cameras, keypoints=detector.name)
 
 

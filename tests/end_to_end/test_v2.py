@@ -84,7 +84,13 @@ def fails_honestly(result: Any, model: Path) -> None:
 def test_weights_that_know_nothing_end_in_a_clear_failure(photographs: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     save_model(with_recipe_weights(SHALLOW), folder)
-    fails_honestly(run(photographs, folder, "--long-side", "128", "--query-points", "64"), folder)
+    small = ("--long-side", "128", "--query-points", "64")
+    refused = run(photographs, folder, *small, "--max-memory", "0.2")
+    assert refused.exit_code == 7
+    assert "64 tracks a frame need about" in refused.stderr
+    result = run(photographs, folder, *small, "--max-memory", "8")
+    assert "Networks and tracks take about" in result.stderr
+    fails_honestly(result, folder)
 
 
 def test_a_published_file_is_converted_loaded_and_run(
@@ -191,6 +197,7 @@ def test_an_oracle_in_place_of_the_networks_gives_the_world() -> None:
     errors = pair_errors(found[0].cameras.cam_from_world[0], world.cameras.cam_from_world[0], everywhere).worse_deg
     assert errors.max() < 0.2
     assert found[0].report["preset"] == "v2"
+    assert found[0].report["memory"] == {"pairs_at_once": 2048, "side_by_side": 2, "out_of_memory": 0}
     assert found[0].report["keypoints"] == "grid"
     assert found[0].report["unregistered"] == {}
     assert len(model.camera_estimator.asked) == 3  # type: ignore[arg-type]
