@@ -37,6 +37,13 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def side_by_side(device: torch.device | str = "cpu") -> int:
+    """How many pieces of work ``map_threads`` would do at the same time, if there are enough."""
+    if torch.device(device).type != "cpu" or getattr(_worker, "inside", False):
+        return 1
+    return available_cores()
+
+
 @contextmanager
 def one_thread_each() -> Iterator[None]:
     """Within this block, torch uses one thread for each operation."""
@@ -57,8 +64,8 @@ def map_threads(
     on is each thread's own affair in torch; here the threads take it from the caller.
     """
     work = list(items)
-    workers = min(available_cores(), len(work))
-    if workers <= 1 or torch.device(device).type != "cpu" or getattr(_worker, "inside", False):
+    workers = min(side_by_side(device), len(work))
+    if workers <= 1:
         yield from map(function, work)
         return
     gradients, autocast = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")

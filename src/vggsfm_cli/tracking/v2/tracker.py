@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from vggsfm_cli.geometry.sampling import sample
 from vggsfm_cli.scene import ImageSet, Queries, TensorRecord, Tracks
+from vggsfm_cli.threads import map_threads
 from vggsfm_cli.tracking.interface import PointTracker
 from vggsfm_cli.tracking.v2.encoders import COARSE_STRIDE, CoarseEncoder, FineEncoder
 from vggsfm_cli.tracking.v2.iterative import FINE, IterativeTrackerConfig
@@ -74,10 +75,15 @@ class V2Tracker(PointTracker):
         self.fine = config.fine.build()
 
     def encode(self, images: ImageSet) -> CoarseFeatures:
-        """Features of all frames, one frame at a time, in float32 also under autocast: as the weights were used."""
-        scenes = images.pixels.shape[:2]
-        with torch.autocast(images.pixels.device.type, enabled=False):
-            maps = [self.coarse_encoder(frame[None].float()) for frame in images.pixels.flatten(0, 1)]
+        """Features of all frames, each frame alone, in float32 also under autocast: as the weights were used."""
+        scenes, device = images.pixels.shape[:2], images.pixels.device
+
+        def encode(frame: Float[Tensor, "3 H W"]) -> Float[Tensor, "1 C h w"]:
+            maps: Tensor = self.coarse_encoder(frame[None].float())
+            return maps
+
+        with torch.autocast(device.type, enabled=False):
+            maps = list(map_threads(encode, images.pixels.flatten(0, 1), device))
         return CoarseFeatures(maps=torch.cat(maps).unflatten(0, scenes))
 
     def forward(self, images: ImageSet, queries: Queries, features: CoarseFeatures | None = None) -> Tracks:

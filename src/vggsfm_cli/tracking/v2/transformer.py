@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vggsfm_cli.nn.attention import CrossBlock, SelfBlock
+from vggsfm_cli.threads import map_threads
+from vggsfm_cli.tracking.v2.pieces import tracks_at_once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,24 +54,40 @@ class UpdateTransformer(nn.Module):
             pairs_at_once: observations that go through a layer together; bounds the memory, changes nothing else.
         """
         scenes, frames, tracks = tokens.shape[:3]
-        by_track = max(1, pairs_at_once // (scenes * frames))
-        by_frame = max(1, pairs_at_once // (scenes * tracks))
+        device = tokens.device
+        by_track = tracks_at_once(tracks, scenes * frames, pairs_at_once, device)
+        by_frame = tracks_at_once(frames, scenes * tracks, pairs_at_once, device)
         points = tokens
         if self.config.virtual_tracks:
             virtual = self.virtual_tracks.transpose(1, 2).expand(scenes, frames, -1, -1)
         for i, time in enumerate(self.time_blocks):
-            points = torch.cat([_over_frames(time, part) for part in points.split(by_track, 2)], 2)
+
+            def along(part: Tensor, block: nn.Module = time) -> Tensor:
+                return _over_frames(block, part)
+
+            points = torch.cat(list(map_threads(along, points.split(by_track, 2), device)), 2)
             if self.config.virtual_tracks:
-                virtual = self.space_virtual2point_blocks[i](_over_frames(time, virtual), points)
-                virtual = self.space_virtual_blocks[i](virtual)
-                points = self._read_virtual(i, points, virtual, by_frame)
+
+                def across(pair: tuple[Tensor, Tensor], i: int = i) -> tuple[Tensor, Tensor]:
+                    return self._over_tracks(i, *pair, pairs_at_once)
+
+                virtual = _over_frames(time, virtual)
+                pairs = zip(points.split(by_frame, 1), virtual.split(by_frame, 1), strict=True)
+                points, virtual = (
+                    torch.cat(part, 1) for part in zip(*map_threads(across, pairs, device), strict=True)
+                )
         out: Tensor = self.flow_head(points + tokens)
         return out
 
-    def _read_virtual(self, i: int, points: Tensor, virtual: Tensor, by_frame: int) -> Float[Tensor, "B S N W"]:
-        block = self.space_point2virtual_blocks[i]
-        frames = zip(points.split(by_frame, 1), virtual.split(by_frame, 1), strict=True)
-        return torch.cat([block(here, context) for here, context in frames], 1)
+    def _over_tracks(
+        self, i: int, points: Float[Tensor, "B s N W"], virtual: Float[Tensor, "B s V W"], pairs_at_once: int
+    ) -> tuple[Float[Tensor, "B s N W"], Float[Tensor, "B s V W"]]:
+        """In each of some frames virtual tracks look at the points, at themselves, and are looked at by the points."""
+        virtual = self.space_virtual2point_blocks[i](virtual, points)
+        virtual = self.space_virtual_blocks[i](virtual)
+        look = self.space_point2virtual_blocks[i]
+        size = max(1, pairs_at_once // (points.shape[0] * points.shape[1]))
+        return torch.cat([look(part, virtual) for part in points.split(size, 2)], 2), virtual
 
 
 def _over_frames(block: nn.Module, tokens: Float[Tensor, "B S N W"]) -> Float[Tensor, "B S N W"]:
