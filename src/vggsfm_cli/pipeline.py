@@ -11,7 +11,8 @@ from vggsfm_cli.camera_estimation.v2 import V2CameraPredictor
 from vggsfm_cli.checkpoints.keypoints import load_detector
 from vggsfm_cli.errors import ReconstructionFailed, UsageError
 from vggsfm_cli.io.squares import square_images
-from vggsfm_cli.memory import Plan, Size, in_pieces, size_of
+from vggsfm_cli.memory.budget import Budget, FrugalTracker
+from vggsfm_cli.memory.plan import size_of
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.refinement.calibration import Choice
 from vggsfm_cli.refinement.densify import DensifyConfig, add_points
@@ -21,7 +22,6 @@ from vggsfm_cli.refinement.v2 import V2MappingOptions, reconstruct_as_v2
 from vggsfm_cli.report import StageClock
 from vggsfm_cli.scene import Cameras, ImageSet, Progress, ProgressCallback, Reconstruction, Tracks, silent
 from vggsfm_cli.threads import one_thread_each
-from vggsfm_cli.tracking.interface import PointTracker
 from vggsfm_cli.tracking.keypoints import Keypoints
 from vggsfm_cli.tracking.queries import QueryConfig
 from vggsfm_cli.tracking.rounds import RoundsConfig, track_in_rounds
@@ -58,7 +58,7 @@ class ReconstructOptions:
     query_points: int | None = None  # tracks that a frame starts; the number in the rounds if None
     network_side: int | None = None  # of the squares that v2 sees, pixels; that of its rounds if None
     precision: str = "float32"  # of the networks, a name in PRECISIONS
-    memory: Plan = field(default_factory=Plan)  # pieces that the networks compute in; the result stays the same
+    max_memory_gb: float | None = None  # for networks and tracks, GB of 10^9 bytes; a share of what is free if None
     seed: int = 0  # of everything random
     refine_principal_point: str = "auto"  # at the end: auto where the views determine it, yes, or no
 
@@ -67,8 +67,7 @@ class ReconstructOptions:
         queries = FAST if self.preset == "fast" else self.rounds.queries
         if self.query_points is not None:
             queries = dataclasses.replace(queries, points_per_frame=self.query_points)
-        side_by_side = min(self.rounds.side_by_side, self.memory.side_by_side)
-        return dataclasses.replace(self.rounds, queries=queries, side_by_side=side_by_side)
+        return dataclasses.replace(self.rounds, queries=queries)
 
     def tracking_rounds_v2(self) -> V2RoundsConfig:
         """The rounds of v2 with the number of tracks and the size of the squares in their places."""
@@ -86,14 +85,6 @@ class ReconstructOptions:
         return dataclasses.replace(self.mapping, schedule=schedule)
 
 
-def size_of_run(images: ImageSet, model: VGGSfM, options: ReconstructOptions) -> Size:
-    """What the memory of a reconstruction depends on."""
-    rounds, rounds_v2 = options.tracking_rounds(), options.tracking_rounds_v2()
-    is_v2 = isinstance(model.config.tracker, V2TrackerConfig)
-    queries = rounds_v2.points_per_frame if is_v2 else rounds.queries.points_per_frame
-    return size_of(images, model.config, queries, rounds.at_once(images.pixels.shape[1]), rounds_v2.side_px)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sighted:
     """What the networks make of a scene.
@@ -103,12 +94,14 @@ class Sighted:
         tracks: in stored pixels.
         cameras: predicted from the images; None where the model finds them from the tracks.
         keypoints: what found the points where tracks start.
+        tracker: the model's, within the memory there may be.
     """
 
     images: ImageSet
     tracks: Tracks
     cameras: Cameras | None
     keypoints: str
+    tracker: FrugalTracker
 
 
 @torch.no_grad()
@@ -135,22 +128,22 @@ def reconstruct(
             "Leave out --extra-points, or use --model small.",
         )
     clock = StageClock()
-    with one_thread_each(), in_pieces(model.tracker, options.memory) as tracker:
+    with one_thread_each():
         with clock.stage("tracks"):
-            sighted = sight(images, model, options, progress, tracker)
+            sighted = sight(images, model, options, progress)
             require_tracks(sighted.tracks, images)
         with clock.stage("mapping"):
             found = _map(sighted, model, options, progress)
         if options.densify.points > 0:
             with clock.stage("extra points"):
                 precision = PRECISIONS[options.precision]
-                found[0] = add_points(found[0], sighted.images, tracker, options.densify, precision, progress)
+                found[0] = add_points(found[0], sighted.images, sighted.tracker, options.densify, precision, progress)
         with clock.stage("colors"):
             found = [colorize(reconstruction, sighted.images) for reconstruction in found]
     extra = {
         "preset": preset_of(model, options),
         "keypoints": sighted.keypoints,
-        "memory": tracker.as_dict(),
+        "memory": sighted.tracker.budget.as_dict(),
         "stages": clock.as_dict(),
     }
     found[0] = dataclasses.replace(found[0], report={**found[0].report, **extra})
@@ -164,28 +157,49 @@ def preset_of(model: VGGSfM, options: ReconstructOptions) -> Preset:
     return "v2" if isinstance(model.config.tracker, V2TrackerConfig) else "small"
 
 
-def sight(
-    images: ImageSet,
-    model: VGGSfM,
-    options: ReconstructOptions,
-    progress: ProgressCallback = silent,
-    tracker: PointTracker | None = None,
-) -> Sighted:
+def sight(images: ImageSet, model: VGGSfM, options: ReconstructOptions, progress: ProgressCallback = silent) -> Sighted:
     """Tracks through one scene (B = 1), and cameras where the model predicts them from the images.
 
-    ``tracker`` stands in for the model's own.
+    Raises:
+        NotEnoughMemory: the smallest pieces need more than there may be.
+        UsageError: key points for a tracker that has its own.
     """
-    tracker = model.tracker if tracker is None else tracker
-    precision = PRECISIONS[options.precision]
-    if not isinstance(model.config.tracker, V2TrackerConfig):
-        if options.keypoints != "auto":
-            raise UsageError(
-                f"The tracker of {model.config.name!r} finds key points itself; {options.keypoints!r} are for v2.",
-                "Leave out --queries, or use --model v2.",
-            )
-        rounds = options.tracking_rounds()
-        tracks = track_in_rounds(tracker, images, rounds, precision=precision, progress=progress)
-        return Sighted(images=images, tracks=tracks, cameras=None, keypoints="the tracker's own")
+    budget = plan_memory(images, model, options)
+    progress(Progress(stage="memory", done=1, total=1, detail=str(budget)))
+    tracker = FrugalTracker(model.tracker, budget)
+    if isinstance(model.config.tracker, V2TrackerConfig):
+        return _sight_as_v2(images, model, tracker, options, progress)
+    if options.keypoints != "auto":
+        raise UsageError(
+            f"The tracker of {model.config.name!r} finds key points itself; {options.keypoints!r} are for v2.",
+            "Leave out --queries, or use --model v2.",
+        )
+    rounds = dataclasses.replace(options.tracking_rounds(), side_by_side=budget.plan.side_by_side)
+    tracks = track_in_rounds(tracker, images, rounds, precision=PRECISIONS[options.precision], progress=progress)
+    return Sighted(images=images, tracks=tracks, cameras=None, keypoints="the tracker's own", tracker=tracker)
+
+
+def plan_memory(images: ImageSet, model: VGGSfM, options: ReconstructOptions) -> Budget:
+    """The pieces in which networks and tracks of this scene are computed.
+
+    Raises:
+        NotEnoughMemory: the smallest pieces need more than there may be.
+    """
+    rounds, rounds_v2 = options.tracking_rounds(), options.tracking_rounds_v2()
+    if isinstance(model.config.tracker, V2TrackerConfig):
+        queries, query_frames, at_once = rounds_v2.points_per_frame, rounds_v2.query_frames, 1
+    else:
+        queries = rounds.queries.points_per_frame
+        query_frames, at_once = rounds.max_query_frames, rounds.at_once(images.pixels.shape[1])
+    size = size_of(
+        images, model.config, queries=queries, query_frames=query_frames, at_once=at_once, side_px=rounds_v2.side_px
+    )
+    return Budget.make(size, model.config, images.pixels.device, options.max_memory_gb)
+
+
+def _sight_as_v2(
+    images: ImageSet, model: VGGSfM, tracker: FrugalTracker, options: ReconstructOptions, progress: ProgressCallback
+) -> Sighted:
     config, predictor, cameras = options.tracking_rounds_v2(), model.camera_estimator, None
     detector = load_detector(options.keypoints, images.pixels.device)
     images = square_images(images, config.side_px)
@@ -193,12 +207,13 @@ def sight(
     order = [frames[i] for i in middle_first(len(frames))]
     if isinstance(predictor, V2CameraPredictor):
         progress(Progress(stage="cameras", done=0, total=1))
-        seen = predictor.look(images)
+        seen = tracker.budget.run(lambda _: predictor.look(images))
         order = frame_order(seen[0], frames, config)
-        cameras = predictor.predict(images, seen, order[: config.query_frames])
+        cameras = tracker.budget.run(lambda _: predictor.predict(images, seen, order[: config.query_frames]))
         progress(Progress(stage="cameras", done=1, total=1))
+    precision = PRECISIONS[options.precision]
     tracks = track_from_frames(tracker, images, order, detector, config, precision, progress)
-    return Sighted(images=images, tracks=tracks, cameras=cameras, keypoints=detector.name)
+    return Sighted(images=images, tracks=tracks, cameras=cameras, keypoints=detector.name, tracker=tracker)
 
 
 def _map(

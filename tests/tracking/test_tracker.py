@@ -148,6 +148,22 @@ def test_rounds_cover_all_frames_and_merge(tracker, scene):
         assert (error < 1.5).float().mean() > 0.93
 
 
+def test_pieces_change_nothing(tracker, scene):
+    images, _ = scene
+    with torch.no_grad():
+        features = tracker.encode(images)
+        queries = queries_of(images, features)
+        whole = tracker(images, queries, features)
+        for pairs in (3, 64, 100_000):
+            pieces = tracker.in_pieces(pairs)
+            assert pieces.config.pairs_at_once == pairs
+            found = pieces(images, queries, features)
+            torch.testing.assert_close(found.xy, whole.xy, rtol=0, atol=1e-3)
+            torch.testing.assert_close(found.visibility, whole.visibility, rtol=0, atol=1e-4)
+            torch.testing.assert_close(found.covariance, whole.covariance, rtol=1e-3, atol=1e-5)
+    assert tracker.config.pairs_at_once == 2048
+
+
 def test_what_runs_side_by_side_changes_nothing(tracker, scene):
     images = scene[0]
     config = RoundsConfig(

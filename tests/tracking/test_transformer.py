@@ -48,7 +48,7 @@ def permute_queries(evidence: Evidence, order: torch.Tensor) -> Evidence:
     rest = {
         item.name: getattr(evidence, item.name)[:, order]
         for item in dataclasses.fields(evidence)
-        if item.name not in kept
+        if item.name not in kept and getattr(evidence, item.name) is not None
     }
     return Evidence(**kept, **rest)
 
@@ -132,8 +132,9 @@ def test_log_odds_refuse_folded_patches(evidence):
 def test_pieces_change_nothing(evidence: Evidence) -> None:
     judge = transformer()
     whole = judge(evidence)
-    for pairs in (1, 7, 45):
-        judge.config = dataclasses.replace(judge.config, pairs_at_once=pairs)
-        found = judge(evidence)
+    looked = judge.look(evidence.patches.flatten(0, 1)).unflatten(0, (FRAMES, QUERIES))
+    seen = dataclasses.replace(evidence, patches=None, looked=looked)
+    for given, pairs in [(evidence, 1), (evidence, 7), (evidence, 45), (seen, 7)]:
+        found = judge(given, pairs)
         for name in ("logit", "move", "covariance"):
             torch.testing.assert_close(getattr(found, name), getattr(whole, name), rtol=1e-5, atol=1e-6)

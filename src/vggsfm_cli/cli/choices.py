@@ -3,15 +3,12 @@
 The strings are kept apart from the code they name, which imports torch; a test compares both.
 """
 
-import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
 
-    from vggsfm_cli.model import AdjusterConfig, VGGSfM
-    from vggsfm_cli.pipeline import ReconstructOptions
-    from vggsfm_cli.scene import ImageSet
+    from vggsfm_cli.model import AdjusterConfig
 
 CameraModel = Literal["SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE"]
 CameraMode = Literal["auto", "single", "per-image"]
@@ -51,22 +48,6 @@ def choose_adjuster(name: Adjuster | None) -> "AdjusterConfig | None":
     config = adjuster_config(name, approximate=True)  # tracks differ in their covariances, which ceres cannot be told
     config.build()
     return config
-
-
-def plan_memory(
-    images: "ImageSet", model: "VGGSfM", options: "ReconstructOptions", max_memory: float
-) -> "tuple[ReconstructOptions, str]":
-    """The options with the largest pieces that fit in so many GB, and a line about them.
-
-    Raises:
-        NotEnoughMemory: the smallest pieces do not fit.
-    """
-    from vggsfm_cli.memory import GB, plan_within, sentence
-    from vggsfm_cli.pipeline import size_of_run
-
-    size = size_of_run(images, model, options)
-    plan = plan_within(size, model.config, round(max_memory * GB))
-    return dataclasses.replace(options, memory=plan), sentence(size, model.config, plan)
 
 
 def choose_device(device: str) -> "torch.device":

@@ -17,7 +17,6 @@ from vggsfm_cli.cli.choices import (
     Preset,
     choose_adjuster,
     choose_device,
-    plan_memory,
 )
 from vggsfm_cli.cli.console import StageProgress, set_up_logging
 from vggsfm_cli.cli.summary import print_summary
@@ -73,10 +72,6 @@ def reconstruct(
     precision: Annotated[
         Precision, typer.Option(help="Of the networks; geometry is always float32 or more.")
     ] = "float32",
-    max_memory: Annotated[
-        float | None,
-        typer.Option(help="Memory for networks and tracks, of the GPU if they run there.", metavar="GB", min=0.1),
-    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; all cores if not given.", min=1)] = None,
     min_registered: Annotated[
         int, typer.Option(help="Exit with 5 if the largest model has fewer images than this.", min=0)
@@ -144,12 +139,7 @@ def reconstruct(
             query_points=query_points,
             network_side=long_side,
         )
-        on_device = photographs.to(chosen_device)
-        if max_memory is not None:
-            options, plan_said = plan_memory(on_device, networks, options, max_memory)
-            if not quiet:
-                progress.say(plan_said)
-        models = run_pipeline(on_device, networks, options, progress=progress)
+        models = run_pipeline(photographs.to(chosen_device), networks, options, progress=progress)
     clock.add(models[0].report.get("stages", {}))
     chosen = {
         "images": str(images),
@@ -167,7 +157,6 @@ def reconstruct(
         "adjuster": adjuster,
         "device": str(chosen_device),
         "precision": precision,
-        "max_memory": max_memory,
         "threads": threads,
         "legacy_colmap": legacy_colmap,
     }

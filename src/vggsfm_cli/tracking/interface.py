@@ -18,3 +18,11 @@ class PointTracker(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: ImageSet, queries: Queries, features: Any = None) -> Tracks:
         """Track ``queries`` (network pixels) through every frame; the result is in stored pixels."""
+
+    def in_pieces(self, pairs_at_once: int) -> "PointTracker":
+        """The same tracker, with the same weights, that computes so many observations, or fewer, together.
+
+        The pieces bound the memory and change nothing else; a tracker that has none is returned as it is.
+        """
+        del pairs_at_once
+        return self

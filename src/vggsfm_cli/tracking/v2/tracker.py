@@ -10,6 +10,8 @@ What differs from the published code, on purpose:
 - Patches at the border keep their place (``patches.py``), and images need not be square.
 """
 
+import copy
+import dataclasses
 from dataclasses import dataclass, field
 
 import torch
@@ -73,6 +75,12 @@ class V2Tracker(PointTracker):
         self.coarse = config.coarse.build()
         self.fine_encoder = FineEncoder()
         self.fine = config.fine.build()
+
+    def in_pieces(self, pairs_at_once: int) -> "V2Tracker":
+        """The same tracker in other pieces, with the same weights."""
+        other = copy.copy(self)
+        other.config = dataclasses.replace(self.config, pairs_at_once=pairs_at_once)
+        return other
 
     def encode(self, images: ImageSet) -> CoarseFeatures:
         """Features of all frames, each frame alone, in float32 also under autocast: as the weights were used."""

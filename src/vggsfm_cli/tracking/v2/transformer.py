@@ -73,9 +73,7 @@ class UpdateTransformer(nn.Module):
 
                 virtual = _over_frames(time, virtual)
                 pairs = zip(points.split(by_frame, 1), virtual.split(by_frame, 1), strict=True)
-                points, virtual = (
-                    torch.cat(part, 1) for part in zip(*map_threads(across, pairs, device), strict=True)
-                )
+                points, virtual = (torch.cat(part, 1) for part in zip(*map_threads(across, pairs, device), strict=True))
         out: Tensor = self.flow_head(points + tokens)
         return out
 
