@@ -72,6 +72,12 @@ def reconstruct(
     precision: Annotated[
         Precision, typer.Option(help="Of the networks; geometry is always float32 or more.")
     ] = "float32",
+    max_memory: Annotated[
+        float | None,
+        typer.Option(
+            help="Memory for networks and tracks, on a GPU its own; if not given what is free.", metavar="GB", min=0.1
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; all cores if not given.", min=1)] = None,
     min_registered: Annotated[
         int, typer.Option(help="Exit with 5 if the largest model has fewer images than this.", min=0)
@@ -138,6 +144,7 @@ def reconstruct(
             keypoints=queries,
             query_points=query_points,
             network_side=long_side,
+            max_memory_gb=max_memory,
         )
         models = run_pipeline(photographs.to(chosen_device), networks, options, progress=progress)
     clock.add(models[0].report.get("stages", {}))
@@ -157,6 +164,7 @@ def reconstruct(
         "adjuster": adjuster,
         "device": str(chosen_device),
         "precision": precision,
+        "max_memory": max_memory,
         "threads": threads,
         "legacy_colmap": legacy_colmap,
     }
