@@ -16,10 +16,18 @@ from vggsfm_cli.synthetic.worlds import WorldConfig, blank_images, make_world
 from vggsfm_cli.threads import available_cores, map_threads
 from vggsfm_cli.tracking.interface import PointTracker
 
+
+def failing_allocation() -> BaseException:
+    """What torch raises when the system has no memory for it."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**58, dtype=torch.uint8)
+    return caught.value
+
+
 OUT_OF_MEMORY: list[Callable[[], BaseException]] = [
     MemoryError,
     lambda: torch.OutOfMemoryError("CUDA out of memory."),
-    lambda: RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+    failing_allocation,
 ]
 
 

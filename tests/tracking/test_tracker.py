@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from vggsfm_cli.checkpoints import load_model
+from vggsfm_cli.memory.budget import Budget, FrugalTracker
+from vggsfm_cli.memory.plan import Plan
 from vggsfm_cli.scene import Queries
+from vggsfm_cli.tracking import lucas_kanade
 from vggsfm_cli.tracking.features import select_keypoints
 from vggsfm_cli.tracking.queries import QueryConfig
 from vggsfm_cli.tracking.rounds import RoundsConfig, track_in_rounds
@@ -162,6 +165,27 @@ def test_pieces_change_nothing(tracker, scene):
             torch.testing.assert_close(found.visibility, whole.visibility, rtol=0, atol=1e-4)
             torch.testing.assert_close(found.covariance, whole.covariance, rtol=1e-3, atol=1e-5)
     assert tracker.config.pairs_at_once == 2048
+
+
+def test_running_out_of_memory_changes_nothing(tracker, scene, monkeypatch):
+    images, _ = scene
+    refine = lucas_kanade.refine
+
+    def greedy(templates, target, xy, *rest):
+        if len(xy) > 64:
+            torch.empty(2**58, dtype=torch.uint8)
+        return refine(templates, target, xy, *rest)
+
+    with torch.no_grad():
+        features = tracker.encode(images)
+        queries = queries_of(images, features)
+        whole = tracker(images, queries, features)
+        monkeypatch.setattr(lucas_kanade, "refine", greedy)
+        frugal = FrugalTracker(tracker, Budget(Plan(pairs_at_once=256), None, "free memory", 0))
+        found = frugal(images, queries, features)
+    assert frugal.budget.as_dict()["out_of_memory"] == 2 and frugal.budget.plan.pairs_at_once == 64
+    torch.testing.assert_close(found.xy, whole.xy, rtol=0, atol=1e-3)
+    torch.testing.assert_close(found.visibility, whole.visibility, rtol=0, atol=1e-4)
 
 
 def test_what_runs_side_by_side_changes_nothing(tracker, scene):

@@ -13,7 +13,10 @@ from torch import Tensor
 import v2_naive
 from goldens import golden
 from v2_golden import pictures, recipe_tracker
+from vggsfm_cli.memory.budget import Budget, FrugalTracker
+from vggsfm_cli.memory.plan import Plan
 from vggsfm_cli.scene import CameraPriors, ImageSet, Queries, Tracks
+from vggsfm_cli.tracking.v2 import patches
 from vggsfm_cli.tracking.v2.iterative import FINE, IterativeTrackerConfig
 from vggsfm_cli.tracking.v2.patches import refine
 from vggsfm_cli.tracking.v2.tracker import V2Tracker, V2TrackerConfig
@@ -157,6 +160,27 @@ def test_scenes_do_not_touch_each_other(images, queries, tracks):
 @pytest.mark.parametrize("at_once", [1, 10, 100_000])
 def test_pieces_change_nothing(at_once, images, queries, tracks):
     same(small_tracker(pairs_at_once=at_once)(images, queries), tracks)
+
+
+@torch.no_grad()
+def test_running_out_of_memory_changes_nothing(images, monkeypatch):
+    cut = patches.cut_patches
+
+    def greedy(pixels, corner, side):
+        if corner.shape[1] > 10:
+            torch.empty(2**58, dtype=torch.uint8)
+        return cut(pixels, corner, side)
+
+    images, count = images.scene(0), 24
+    xy = 4 + torch.rand(1, count, 2, generator=torch.Generator().manual_seed(5)) * torch.tensor([184.0, 136.0])
+    queries = Queries(
+        frame=torch.zeros(1, count, dtype=torch.long), xy=xy, valid=torch.ones(1, count, dtype=torch.bool)
+    )
+    whole = small_tracker()(images, queries)
+    monkeypatch.setattr(patches, "cut_patches", greedy)
+    frugal = FrugalTracker(small_tracker(), Budget(Plan(pairs_at_once=512), None, "free memory", 0))
+    same(frugal(images, queries), whole)
+    assert frugal.budget.as_dict()["out_of_memory"] == 2 and frugal.budget.plan.pairs_at_once == 128
 
 
 @torch.no_grad()
