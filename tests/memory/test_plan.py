@@ -1,6 +1,7 @@
 """Memory is planned before it is used: what was measured is bounded, and what does not fit is said."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -30,6 +31,16 @@ WIDE = dataclasses.replace(
 
 SIZE = Size(frames=10, pixels=1024 * 768, stored_pixels=4000 * 3000, queries=1024, at_once=2, workers=2)
 
+
+def plans() -> Iterator[Plan]:
+    plan: Plan | None = SIZE.largest_plan()
+    while plan is not None:
+        yield plan
+        plan = plan.halved()
+
+
+PLANS = list(plans())
+
 MEASURED: list[Any] = []
 """Resident set of a process on two cores that tracks photographs of the reading corner, from three frames of them with
 small and from one with v2."""
@@ -44,12 +55,9 @@ def test_what_was_measured_is_bounded(run: Any) -> None:
 
 @pytest.mark.parametrize("config", [SMALL, V2, WIDE])
 def test_smaller_plans_take_less(config: VGGSfMConfig) -> None:
-    plan: Plan | None = SIZE.largest_plan()
-    assert plan == Plan(pairs_at_once=2048, side_by_side=2, threads=2)
-    sizes = []
-    while plan is not None:
-        sizes.append(estimate(SIZE, config, plan))
-        plan = plan.halved()
+    assert PLANS[0] == Plan(pairs_at_once=2048, side_by_side=2, threads=2)
+    assert PLANS[-1] == Plan(pairs_at_once=64)
+    sizes = [estimate(SIZE, config, plan) for plan in PLANS]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] > 1.05 * sizes[-1]
     for name in ("frames", "pixels", "queries"):
@@ -59,12 +67,12 @@ def test_smaller_plans_take_less(config: VGGSfMConfig) -> None:
 
 @pytest.mark.parametrize("config", [SMALL, V2])
 def test_the_largest_plan_that_fits_is_taken(config: VGGSfMConfig) -> None:
-    assert plan_within(SIZE, config, 10**12, "--max-memory") == SIZE.largest_plan()
-    smallest = Plan(pairs_at_once=64)
-    needed = estimate(SIZE, config, smallest)
-    assert plan_within(SIZE, config, needed, "--max-memory") == smallest
-    middle = Plan(pairs_at_once=512, threads=2)
-    assert plan_within(SIZE, config, estimate(SIZE, config, middle), "--max-memory") == middle
+    assert plan_within(SIZE, config, 10**12, "--max-memory") == PLANS[0]
+    sizes = [estimate(SIZE, config, plan) for plan in PLANS]
+    for limit in sizes:
+        expected = next(plan for plan, needed in zip(PLANS, sizes, strict=True) if needed <= limit)
+        assert plan_within(SIZE, config, limit, "--max-memory") == expected
+    needed = sizes[-1]
     said = r"10 images with 1024 tracks a frame need about \d+\.\d\d GB .* more than the \d+\.\d\d GB of free memory"
     with pytest.raises(NotEnoughMemory, match=said) as caught:
         plan_within(SIZE, config, needed - 1, "free memory")

@@ -6,6 +6,7 @@ and points, which comes after it, is not part of it.
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -126,6 +127,7 @@ def estimate(size: Size, config: VGGSfMConfig, plan: Plan) -> int:
     return round(sum(parts.values()) + _weights(config) + (PROCESS_BYTES if size.in_process else 0))
 
 
+@cache
 def _weights(config: VGGSfMConfig) -> int:
     with torch.device("meta"):
         model = config.build()
@@ -157,7 +159,7 @@ def _v2(size: Size, config: VGGSfMConfig, plan: Plan) -> dict[str, int | float]:
         token = 4 * predictor.backbone.width
         tokens = (predictor.side_px / predictor.backbone.patch) ** 2
         together = plan.threads if size.in_process else min(8, size.frames)
-        looking = token * tokens * (5 * size.frames + 16 * together)
+        looking = token * tokens * (14 * size.frames + 16 * together)
     encoding = 900 * size.pixels * plan.threads
     following = (
         pairs * 4 * 8 * tracker.coarse.transformer.width
