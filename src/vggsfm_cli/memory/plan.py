@@ -160,17 +160,18 @@ def _v2(size: Size, config: VGGSfMConfig, plan: Plan) -> dict[str, int | float]:
         tokens = (predictor.side_px / predictor.backbone.patch) ** 2
         together = plan.threads if size.in_process else min(8, size.frames)
         looking = token * tokens * (14 * size.frames + 16 * together)
-    encoding = 900 * size.pixels * plan.threads
+    encoding = 350 * size.pixels * plan.threads
     following = (
         pairs * 4 * 8 * tracker.coarse.transformer.width
-        + 130_000 * min(max(plan.pairs_at_once, size.frames) * plan.threads, pairs)
-        + plan.threads * 40_000_000  # cells read at once for the correlation
+        + 240_000 * min(max(plan.pairs_at_once, size.frames) * plan.threads, pairs)
+        + plan.threads * min(100_000 * plan.pairs_at_once, 80_000_000)  # cells read at once for the correlation
     )
     return {
         "pictures": size.frames * 2 * 13 * size.pixels,
         "features": size.frames * size.pixels / 64 * tracker.coarse.channels * 4 * 2.4,
         "tracks": 56 * size.query_frames * pairs,
-        "networks": max(looking, encoding, following),  # one after the other
+        # one after the other; but a process keeps what threads have freed, each for itself
+        "networks": max(looking, encoding) + following if size.in_process else max(looking, encoding, following),
     }
 
 
