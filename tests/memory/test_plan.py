@@ -52,8 +52,8 @@ MEASURED = [
     (WIDE, 8, 256**2, 256, (256, 1, 2), 842),
     (WIDE, 8, 256**2, 256, (2048, 1, 2), 1208),
 ]
-"""Resident set of a process that tracks photographs of the reading corner: from three frames of them with small, from one
-with v2."""
+"""Resident set of a process that tracks photographs of the reading corner: small from three frames of
+them, v2 from one."""
 
 
 @pytest.mark.parametrize("run", MEASURED)

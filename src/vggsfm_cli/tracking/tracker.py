@@ -150,12 +150,18 @@ class CoarseToFineTracker(PointTracker):
             return self._align(images, features, b, source, target, xy, templates, neighbours, judge)
 
         found = list(map_threads(follow, range(images.pixels.shape[1]), images.pixels.device))
-        kept = "patches" if judge is None else "looked"
         parts = {
             name: torch.cat([getattr(one, name) for one in found])
-            for name in ("xy", "affinity", "aligned", "covariance", "cues", kept, "tried", "scale")
+            for name in ("xy", "affinity", "aligned", "covariance", "cues", "tried", "scale")
         }
-        return Evidence(query=xy, **{"patches": None, **parts})
+        patches = [one.patches for one in found if one.patches is not None]
+        looked = [one.looked for one in found if one.looked is not None]
+        return Evidence(
+            query=xy,
+            patches=torch.cat(patches) if patches else None,
+            looked=torch.cat(looked) if looked else None,
+            **parts,
+        )
 
     def _align(
         self,

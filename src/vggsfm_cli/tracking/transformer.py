@@ -89,7 +89,9 @@ class Block(nn.Module):
         tracks = zip(tokens.split(by_track, 1), keep.split(by_track, 1), strict=True)
         tokens = torch.cat([self._over_frames(*part) for part in tracks], 1)
         own = self.track_norm(tokens)
-        frames = zip(*(whole.split(by_frame) for whole in (tokens, own, relation, keep)), strict=True)
+        frames = zip(
+            tokens.split(by_frame), own.split(by_frame), relation.split(by_frame), keep.split(by_frame), strict=True
+        )
         return torch.cat([self._over_tracks(*part, neighbours) for part in frames])
 
     def _over_frames(self, tokens: Float[Tensor, "S q D"], keep: Bool[Tensor, "S q"]) -> Float[Tensor, "S q D"]:

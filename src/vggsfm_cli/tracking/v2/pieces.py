@@ -9,10 +9,10 @@ SMALLEST_SHARE = 256
 
 
 def tracks_at_once(tracks: int, pairs_a_track: int, pairs_at_once: int, device: torch.device) -> int:
-    """How many tracks a piece has.
+    """How many tracks, or frames, a piece has.
 
     Args:
-        tracks: of them all.
+        tracks: all there are.
         pairs_a_track: observations that a track has.
         pairs_at_once: observations of the largest piece; a piece has one track at least.
         device: where they are computed.

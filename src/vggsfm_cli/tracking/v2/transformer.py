@@ -1,6 +1,7 @@
 """The transformer that moves points: over the frames of a track, and over the tracks of a frame."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -53,34 +54,41 @@ class UpdateTransformer(nn.Module):
             tokens: after ``input_transform``, which the caller applies piece by piece.
             pairs_at_once: observations that go through a layer together; bounds the memory, changes nothing else.
         """
-        scenes, frames, tracks = tokens.shape[:3]
-        device = tokens.device
-        by_track = tracks_at_once(tracks, scenes * frames, pairs_at_once, device)
-        by_frame = tracks_at_once(frames, scenes * tracks, pairs_at_once, device)
         points = tokens
         if self.config.virtual_tracks:
-            virtual = self.virtual_tracks.transpose(1, 2).expand(scenes, frames, -1, -1)
+            virtual = self.virtual_tracks.transpose(1, 2).expand(*tokens.shape[:2], -1, -1)
         for i, time in enumerate(self.time_blocks):
-
-            def along(part: Tensor, block: nn.Module = time) -> Tensor:
-                return _over_frames(block, part)
-
-            points = torch.cat(list(map_threads(along, points.split(by_track, 2), device)), 2)
+            points = self._each_track(i, points, pairs_at_once)
             if self.config.virtual_tracks:
-
-                def across(pair: tuple[Tensor, Tensor], i: int = i) -> tuple[Tensor, Tensor]:
-                    return self._over_tracks(i, *pair, pairs_at_once)
-
-                virtual = _over_frames(time, virtual)
-                pairs = zip(points.split(by_frame, 1), virtual.split(by_frame, 1), strict=True)
-                points, virtual = (torch.cat(part, 1) for part in zip(*map_threads(across, pairs, device), strict=True))
+                points, virtual = self._each_frame(i, points, _over_frames(time, virtual), pairs_at_once)
         out: Tensor = self.flow_head(points + tokens)
         return out
+
+    def _each_track(self, i: int, points: Float[Tensor, "B S N W"], pairs_at_once: int) -> Float[Tensor, "B S N W"]:
+        """Each track looks at itself in all frames."""
+        scenes, frames, tracks = points.shape[:3]
+        size = tracks_at_once(tracks, scenes * frames, pairs_at_once, points.device)
+        look = partial(_over_frames, self.time_blocks[i])
+        return torch.cat(list(map_threads(look, points.split(size, 2), points.device)), 2)
+
+    def _each_frame(
+        self, i: int, points: Float[Tensor, "B S N W"], virtual: Float[Tensor, "B S V W"], pairs_at_once: int
+    ) -> tuple[Float[Tensor, "B S N W"], Float[Tensor, "B S V W"]]:
+        """In each frame tracks look at one another, by way of the virtual ones."""
+        scenes, frames, tracks = points.shape[:3]
+        size = tracks_at_once(frames, scenes * tracks, pairs_at_once, points.device)
+
+        def look(part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            return self._over_tracks(i, *part, pairs_at_once)
+
+        parts = zip(points.split(size, 1), virtual.split(size, 1), strict=True)
+        seen, saw = zip(*map_threads(look, parts, points.device), strict=True)
+        return torch.cat(seen, 1), torch.cat(saw, 1)
 
     def _over_tracks(
         self, i: int, points: Float[Tensor, "B s N W"], virtual: Float[Tensor, "B s V W"], pairs_at_once: int
     ) -> tuple[Float[Tensor, "B s N W"], Float[Tensor, "B s V W"]]:
-        """In each of some frames virtual tracks look at the points, at themselves, and are looked at by the points."""
+        """Virtual tracks look at the points, at themselves, and are looked at by the points, in some of the frames."""
         virtual = self.space_virtual2point_blocks[i](virtual, points)
         virtual = self.space_virtual_blocks[i](virtual)
         look = self.space_point2virtual_blocks[i]
