@@ -108,7 +108,8 @@ class IterativeTracker(nn.Module):
         size = tracks_at_once(queries.shape[1], scenes * frames, pairs_at_once, maps.device)
 
         def read(piece: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-            tokens: Tensor = self.transformer.input_transform(self.tokens(pyramid, *piece, home))
+            with torch.autocast(maps.device.type, enabled=False):  # sines of a thousand times the motion are read here
+                tokens: Tensor = self.transformer.input_transform(self.tokens(pyramid, *piece, home))
             return tokens
 
         for _ in range(config.iterations if iterations is None else iterations):

@@ -61,7 +61,8 @@ class UpdateTransformer(nn.Module):
             points = self._each_track(i, points, pairs_at_once)
             if self.config.virtual_tracks:
                 points, virtual = self._each_frame(i, points, _over_frames(time, virtual), pairs_at_once)
-        out: Tensor = self.flow_head(points + tokens)
+        with torch.autocast(tokens.device.type, enabled=False):  # moves are positions: half precision loses them
+            out: Tensor = self.flow_head(points.float() + tokens.float())
         return out
 
     def _each_track(self, i: int, points: Float[Tensor, "B S N W"], pairs_at_once: int) -> Float[Tensor, "B S N W"]:
