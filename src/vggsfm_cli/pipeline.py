@@ -118,6 +118,7 @@ def reconstruct(
         holds its figures; that of the first also the time and memory of each stage, and why images were left out.
 
     Raises:
+        NotEnoughMemory: networks and tracks need more than there may be.
         ReconstructionFailed: a stage found too little to go on; the message names it and the counts.
         UsageError: options that the model cannot follow.
     """
@@ -164,16 +165,17 @@ def sight(images: ImageSet, model: VGGSfM, options: ReconstructOptions, progress
         NotEnoughMemory: the smallest pieces need more than there may be.
         UsageError: key points for a tracker that has its own.
     """
-    budget = plan_memory(images, model, options)
-    progress(Progress(stage="memory", done=1, total=1, detail=str(budget)))
-    tracker = FrugalTracker(model.tracker, budget)
-    if isinstance(model.config.tracker, V2TrackerConfig):
-        return _sight_as_v2(images, model, tracker, options, progress)
-    if options.keypoints != "auto":
+    is_v2 = isinstance(model.config.tracker, V2TrackerConfig)
+    if options.keypoints != "auto" and not is_v2:
         raise UsageError(
             f"The tracker of {model.config.name!r} finds key points itself; {options.keypoints!r} are for v2.",
             "Leave out --queries, or use --model v2.",
         )
+    budget = plan_memory(images, model, options)
+    progress(Progress(stage="memory", done=1, total=1, detail=str(budget)))
+    tracker = FrugalTracker(model.tracker, budget)
+    if is_v2:
+        return _sight_as_v2(images, model, tracker, options, progress)
     rounds = dataclasses.replace(options.tracking_rounds(), side_by_side=budget.plan.side_by_side)
     tracks = track_in_rounds(tracker, images, rounds, precision=PRECISIONS[options.precision], progress=progress)
     return Sighted(images=images, tracks=tracks, cameras=None, keypoints="the tracker's own", tracker=tracker)
