@@ -98,6 +98,8 @@ def run(variant: str, folder: Path, threads: int) -> None:
     tracker = V2TrackerConfig().build().eval()
     tracker.load_state_dict(load_file(folder / "weights.safetensors"))
     naive = variant == "naive"
+    if variant == "ours bf16":
+        tracker = tracker.in_precision(torch.bfloat16)
     half = torch.autocast("cpu", torch.bfloat16) if variant == "ours bf16" else nullcontext()
     with half, nullcontext() if naive else one_thread_each():
         coarse, refined = (naive_stages if naive else our_stages)(tracker, pixels, maps, queries)

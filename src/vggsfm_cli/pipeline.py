@@ -173,7 +173,7 @@ def sight(images: ImageSet, model: VGGSfM, options: ReconstructOptions, progress
         )
     budget = plan_memory(images, model, options)
     progress(Progress(stage="memory", done=1, total=1, detail=str(budget)))
-    tracker = FrugalTracker(model.tracker, budget)
+    tracker = FrugalTracker(model.tracker.in_precision(PRECISIONS[options.precision]), budget)
     if is_v2:
         return _sight_as_v2(images, model, tracker, options, progress)
     rounds = dataclasses.replace(options.tracking_rounds(), side_by_side=budget.plan.side_by_side)

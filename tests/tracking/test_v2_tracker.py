@@ -246,8 +246,13 @@ def test_gradients_reach_pixels_and_weights(images, queries):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_moves_tracks_by_less_than_a_tenth_of_a_pixel(dtype, images, queries, tracks):
     tracker = small_tracker()
+    prepared = tracker.in_precision(dtype)
+    assert prepared.coarse.transformer.time_blocks[0].mlp.fc1.weight.dtype == dtype
+    assert prepared.coarse.transformer.flow_head.weight.dtype == torch.float32
     with torch.autocast("cpu", dtype=dtype):
         found = tracker(images, queries)
+        same(prepared(images, queries), found, atol=0)
+    assert tracker.in_precision(torch.float32) is tracker
     assert torch.equal(tracker.encode(images).maps, _encode_under_autocast(tracker, images, dtype))
     assert found.xy.dtype == found.visibility.dtype == torch.float32
     assert (network(found) - network(tracks)).norm(dim=-1).median() < 0.1

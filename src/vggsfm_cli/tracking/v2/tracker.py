@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from vggsfm_cli.geometry.sampling import sample
@@ -75,6 +75,18 @@ class V2Tracker(PointTracker):
         self.coarse = config.coarse.build()
         self.fine_encoder = FineEncoder()
         self.fine = config.fine.build()
+
+    def in_precision(self, dtype: torch.dtype) -> "V2Tracker":
+        """With the matrices of the transformers' blocks in ``dtype``, of which there are most."""
+        if dtype == torch.float32:
+            return self
+        other = copy.deepcopy(self)
+        for transformer in (other.coarse.transformer, other.fine.transformer):
+            blocks = [part for part in transformer.children() if isinstance(part, nn.ModuleList)]
+            for layer in nn.ModuleList(blocks).modules():
+                if isinstance(layer, nn.Linear):
+                    layer.to(dtype)
+        return other
 
     def in_pieces(self, pairs_at_once: int) -> "V2Tracker":
         """The same tracker in other pieces, with the same weights."""
