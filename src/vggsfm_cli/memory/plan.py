@@ -15,6 +15,7 @@ from vggsfm_cli.errors import NotEnoughMemory
 from vggsfm_cli.model import VGGSfMConfig
 from vggsfm_cli.scene import ImageSet
 from vggsfm_cli.threads import available_cores
+from vggsfm_cli.tracking.v2.patches import PAIRS_PER_PATCH
 from vggsfm_cli.tracking.v2.tracker import V2TrackerConfig
 
 GB = 10**9
@@ -163,7 +164,8 @@ def _v2(size: Size, config: VGGSfMConfig, plan: Plan) -> dict[str, int | float]:
     encoding = 350 * size.pixels * plan.threads
     following = (
         pairs * 4 * 8 * tracker.coarse.transformer.width
-        + 240_000 * min(max(plan.pairs_at_once, size.frames) * plan.threads, pairs)
+        + 440_000 * min(max(plan.pairs_at_once // PAIRS_PER_PATCH, size.frames) * plan.threads, pairs)  # patches
+        + 40_000 * min(max(plan.pairs_at_once, size.frames) * plan.threads, pairs)
         + plan.threads * min(100_000 * plan.pairs_at_once, 80_000_000)  # cells read at once for the correlation
     )
     return {
