@@ -60,6 +60,7 @@ class SceneOptions:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: str = "float32"
+    max_memory: float | None = None
     threads: int | None = None
     min_registered: int = 0
     overview: bool = True
@@ -81,7 +82,7 @@ class SceneOptions:
         """JSON types, for ``report.json``."""
         return {**dataclasses.asdict(self), "masks": None if self.masks is None else str(self.masks)}
 
-    def as_config(self) -> dict[str, bool | int | str | None]:
+    def as_config(self) -> dict[str, bool | int | float | str | None]:
         """The values for a config file that repeats these choices from any working folder."""
         paths = {"masks": str(self.masks) if self.masks else None, "intrinsics": self.intrinsics, "model": self.model}
         found = {name: str(Path(path).absolute()) for name, path in paths.items() if path and _exists(path)}
@@ -98,6 +99,7 @@ class SceneOptions:
             keypoints=self.queries,
             query_points=self.query_points,
             network_side=self.long_side,
+            max_memory_gb=self.max_memory,
         )
 
 
