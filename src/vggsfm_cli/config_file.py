@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +10,10 @@ from pathlib import Path
 
 from vggsfm_cli.errors import UsageError
 
-Value = bool | int | str
+Value = bool | int | float | str
 """What an option may be in a file; an option without a value is left out."""
 
-KIND_NAMES = {bool: "true or false", int: "a whole number", str: "a text in quotes"}
+KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}
 MAX_BYTES = 2**20
 
 
@@ -20,7 +21,7 @@ MAX_BYTES = 2**20
 class Setting:
     """What an option takes: its type, and the texts to choose from if it has such."""
 
-    kind: type[bool] | type[int] | type[str]
+    kind: type[bool] | type[int] | type[float] | type[str]
     choices: tuple[str, ...] = ()
 
 
@@ -76,8 +77,10 @@ def _parse(path: Path) -> dict[str, object]:
 
 
 def _checked(path: Path, key: str, value: object, setting: Setting) -> Value:
+    if setting.kind is float and type(value) is int and abs(value) < 2**53:
+        value = float(value)
     # bool is an int to Python, not to a reader
-    if not isinstance(value, bool | int | str) or type(value) is not setting.kind:
+    if not isinstance(value, bool | int | float | str) or type(value) is not setting.kind or _not_finite(value):
         shown = json.dumps(value, ensure_ascii=False, default=str)[:60]
         raise UsageError(
             f"{str(path)!r} sets {key!r} to {shown}, which is not {KIND_NAMES[setting.kind]}.", _example(key, setting)
@@ -90,8 +93,17 @@ def _checked(path: Path, key: str, value: object, setting: Setting) -> Value:
     return value
 
 
+def _not_finite(value: Value) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
 def _example(key: str, setting: Setting) -> str:
-    examples: dict[type, Value] = {bool: True, int: 1, str: setting.choices[0] if setting.choices else "..."}
+    examples: dict[type, Value] = {
+        bool: True,
+        int: 1,
+        float: 0.5,
+        str: setting.choices[0] if setting.choices else "...",
+    }
     return f"Write for example: {_key(key)} = {_literal(examples[setting.kind])}"
 
 
@@ -107,4 +119,4 @@ def _key(name: str) -> str:
 def _literal(value: Value) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON's escapes are TOML's but for DEL
-    return str(value).lower()
+    return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -11,7 +11,8 @@ import torch
 
 from vggsfm_cli import __version__
 from vggsfm_cli.checkpoints import resolve_model
-from vggsfm_cli.checkpoints.resolve import Notice, ResolvedModel, unheard
+from vggsfm_cli.checkpoints.registry import REGISTRY
+from vggsfm_cli.checkpoints.resolve import AUTO, Notice, ResolvedModel, unheard
 from vggsfm_cli.colmap.files import check_writable, write_colmap
 from vggsfm_cli.config_file import to_toml
 from vggsfm_cli.errors import TooFewRegistered, UsageError
@@ -84,7 +85,8 @@ class SceneOptions:
 
     def as_config(self) -> dict[str, bool | int | float | str | None]:
         """The values for a config file that repeats these choices from any working folder."""
-        paths = {"masks": str(self.masks) if self.masks else None, "intrinsics": self.intrinsics, "model": self.model}
+        model = None if self.model in (AUTO, *REGISTRY) else self.model
+        paths = {"masks": str(self.masks) if self.masks else None, "intrinsics": self.intrinsics, "model": model}
         found = {name: str(Path(path).absolute()) for name, path in paths.items() if path and _exists(path)}
         return {**self.as_dict(), **found}
 

@@ -21,7 +21,7 @@ def reconstruct(
     images: Annotated[
         list[Path],
         typer.Argument(
-            metavar="IMAGES...",
+            metavar="IMAGES",
             help="The photographs of one scene: a folder, a pattern in quotes, a .txt list of paths, or files.",
         ),
     ],
@@ -37,7 +37,7 @@ def reconstruct(
 ) -> None:
     """Reconstruct cameras and points from photographs.
 
-    Writes COLMAP models, overview.png and report.json into DIR, all at once or not at all.
+    Writes COLMAP models, overview.png, report.json and config.toml into DIR, all at once or not at all.
 
     Example: vggsfm reconstruct photos/ --out sparse/
     """
