@@ -85,10 +85,26 @@ class SceneOptions:
 
     def as_config(self) -> dict[str, bool | int | float | str | None]:
         """The values for a config file that repeats these choices from any working folder."""
-        model = None if self.model in (AUTO, *REGISTRY) else self.model
-        paths = {"masks": str(self.masks) if self.masks else None, "intrinsics": self.intrinsics, "model": model}
-        found = {name: str(Path(path).absolute()) for name, path in paths.items() if path and _exists(path)}
-        return {**self.as_dict(), **found}
+        return self.absolute().as_dict()
+
+    def absolute(self) -> "SceneOptions":
+        """The same choices with paths that hold in any working folder."""
+        return dataclasses.replace(
+            self,
+            masks=None if self.masks is None else self.masks.absolute(),
+            model=_in_full(self.model_folder) or self.model,
+            intrinsics=_in_full(self.intrinsics_path) or self.intrinsics,
+        )
+
+    @property
+    def model_folder(self) -> Path | None:
+        """The folder of the model, if it is one; a name of a model counts before a folder of that name."""
+        return _existing(self.model) if self.model not in (AUTO, *REGISTRY) else None
+
+    @property
+    def intrinsics_path(self) -> Path | None:
+        """The file or folder of known cameras, if they are not given as numbers."""
+        return None if self.intrinsics is None else _existing(self.intrinsics)
 
     def pipeline_options(self) -> ReconstructOptions:
         """What the pipeline is told of it."""
@@ -105,11 +121,15 @@ class SceneOptions:
         )
 
 
-def _exists(path: str) -> bool:
+def _existing(path: str) -> Path | None:
     try:
-        return Path(path).exists()
+        return Path(path) if Path(path).exists() else None
     except (OSError, ValueError):  # a text that no path can be
-        return False
+        return None
+
+
+def _in_full(path: Path | None) -> str | None:
+    return None if path is None else str(path.absolute())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vggsfm_cli.batch.inputs import intrinsics_path, model_folder
 from vggsfm_cli.checkpoints.files import CONFIG_FILE, WEIGHTS_FILE
 from vggsfm_cli.job import SceneOptions
 
@@ -34,9 +33,9 @@ def hash_options(options: SceneOptions) -> str:
     """SHA-256 over the options that shape a result, and over the content of files that they name."""
     left_out = (*WITHOUT_INFLUENCE, *COUNTED_AS_INPUT)
     chosen = {name: value for name, value in options.as_dict().items() if name not in left_out}
-    if (model := model_folder(options)) is not None:
+    if (model := options.model_folder) is not None:
         chosen["model"] = _contents(model / name for name in (CONFIG_FILE, WEIGHTS_FILE))
-    if (known := intrinsics_path(options)) is not None:
+    if (known := options.intrinsics_path) is not None:
         chosen["intrinsics"] = _contents(sorted(known.rglob("*")) if known.is_dir() else [known])
     return _digest(chosen)
 

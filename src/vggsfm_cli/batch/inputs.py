@@ -5,8 +5,6 @@ import logging
 from pathlib import Path
 
 from vggsfm_cli.batch.plan import Scene
-from vggsfm_cli.checkpoints.registry import REGISTRY
-from vggsfm_cli.checkpoints.resolve import AUTO
 from vggsfm_cli.errors import InputError
 from vggsfm_cli.io.masks import find_mask
 from vggsfm_cli.io.sources import find_images
@@ -21,32 +19,10 @@ def absolute(options: SceneOptions) -> SceneOptions:
     Raises:
         InputError: there is no folder of masks.
     """
-    masks = options.masks
-    if masks is not None and not masks.is_dir():
+    if options.masks is not None and not options.masks.is_dir():
         hint = "In a batch it holds a folder of masks for each scene, under the scene's name."
-        raise InputError(f"No folder {str(masks)!r} of masks.", hint)
-    return dataclasses.replace(
-        options,
-        masks=None if masks is None else masks.absolute(),
-        model=_in_full(model_folder(options)) or options.model,
-        intrinsics=_in_full(intrinsics_path(options)) or options.intrinsics,
-    )
-
-
-def model_folder(options: SceneOptions) -> Path | None:
-    """The folder of the model, if it is one; a name of a model counts before a folder of that name."""
-    folder = Path(options.model)
-    return folder if options.model not in (AUTO, *REGISTRY) and folder.is_dir() else None
-
-
-def intrinsics_path(options: SceneOptions) -> Path | None:
-    """The file or folder of known cameras, if they are not given as numbers."""
-    path = None if options.intrinsics is None else Path(options.intrinsics)
-    return path if path is not None and path.exists() else None
-
-
-def _in_full(path: Path | None) -> str | None:
-    return None if path is None else str(path.absolute())
+        raise InputError(f"No folder {str(options.masks)!r} of masks.", hint)
+    return options.absolute()
 
 
 def options_of(scene: Scene, options: SceneOptions) -> SceneOptions:
