@@ -1,11 +1,11 @@
 """The command line: fast help, results on stdout, one exit code for each kind of failure."""
 
+import inspect
 import json
 import os
 import subprocess
 import sys
 import time
-import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 import vggsfm_cli
 from example_model import example_model
-from vggsfm_cli import errors
-from vggsfm_cli.cli import choices, failures
+from vggsfm_cli import errors, job
+from vggsfm_cli.cli import choices, failures, scene_options
 from vggsfm_cli.cli.app import app
 from vggsfm_cli.colmap.files import write_colmap
 from vggsfm_cli.geometry import camera
@@ -46,11 +46,8 @@ def photographs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException | None], None]:
-    """Replaces networks and pipeline; called with an exception, the pipeline raises it."""
+    """Replaces the pipeline; called with an exception, the pipeline raises it."""
     failure: list[BaseException] = []
-
-    class ReconstructOptions(types.SimpleNamespace):
-        pass
 
     def reconstruct(
         images: ImageSet, model: object, options: object, progress: ProgressCallback
@@ -63,22 +60,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException | None]
         model_a.report["unregistered"] = {"view 5.jpg": "too few tracks"}
         return [model_a, model_b]
 
-    fake_pipeline = types.ModuleType("vggsfm_cli.pipeline")
-    fake_pipeline.ReconstructOptions = ReconstructOptions  # type: ignore[attr-defined]
-    fake_pipeline.reconstruct = reconstruct  # type: ignore[attr-defined]
-    fake_checkpoints = types.ModuleType("vggsfm_cli.checkpoints")
-    fake_checkpoints.load_model = lambda name, device: None  # type: ignore[attr-defined]
-    found = types.SimpleNamespace(
-        hint="A hint.",
-        sentence=lambda: "Model fake.",
-        load=lambda device: None,
-        as_dict=lambda: {"name": "fake", "licence": "free"},
-    )
-    fake_checkpoints.resolve_model = lambda name, device, **options: found  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "vggsfm_cli.pipeline", fake_pipeline)
-    monkeypatch.setitem(sys.modules, "vggsfm_cli.checkpoints", fake_checkpoints)
-    monkeypatch.setattr(vggsfm_cli, "pipeline", fake_pipeline, raising=False)
-    monkeypatch.setattr(vggsfm_cli, "checkpoints", fake_checkpoints, raising=False)
+    monkeypatch.setattr(job, "reconstruct", reconstruct)
     monkeypatch.delenv("VGGSFM_DEBUG", raising=False)
     return lambda error: failure.append(error) if error is not None else None
 
@@ -113,6 +95,8 @@ def test_choices_are_those_of_the_library() -> None:
     assert typing.get_args(choices.CameraMode) == CAMERA_MODES
     assert typing.get_args(choices.Precision) == tuple(PRECISIONS)
     assert typing.get_args(choices.Preset) == typing.get_args(Preset)
+    declared = inspect.signature(scene_options.declared).parameters
+    assert {name: p.default for name, p in declared.items()} == job.SceneOptions().as_dict()
     assert typing.get_args(choices.Keypoints) == typing.get_args(Keypoints)
     assert [name.replace("-", "_") for name in typing.get_args(choices.Loss)] == [loss.value for loss in Loss]
     for name in typing.get_args(choices.Adjuster):
@@ -130,7 +114,7 @@ def test_reconstruct_writes_everything_and_sums_up(
     assert "view 5.jpg (too few tracks)" in result.stdout
     assert "tracking" in result.stderr and "Skipped view 7.jpg" in result.stderr
     report = json.loads((out / "report.json").read_text())
-    assert report["weights"] == {"name": "fake", "licence": "free"} and "Model fake. A hint." in result.stderr
+    assert report["weights"]["licence"] == "Apache-2.0" and "Model small: " in result.stderr
     assert report["seed"] == 0 and report["versions"]["torch"] == torch.__version__
     assert {"images", "weights", "tracking", "overview"} <= set(report["stages"])
     assert all(stage["seconds"] >= 0 and stage["peak_memory_mb"] > 0 for stage in report["stages"].values())

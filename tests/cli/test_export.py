@@ -1,16 +1,14 @@
 """``vggsfm export``, ``vggsfm undistort`` and ``vggsfm reconstruct --undistort``."""
 
 import json
-import sys
-import types
 import typing
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-import vggsfm_cli
 from pictured_model import pictured_model
+from vggsfm_cli import job
 from vggsfm_cli.cli import choices
 from vggsfm_cli.cli.app import app
 from vggsfm_cli.colmap.files import read_colmap, write_colmap
@@ -65,15 +63,8 @@ def test_export_fails_with_a_sentence(project: Path) -> None:
 
 
 def test_reconstruct_undistorts_its_largest_model(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline, checkpoints = types.ModuleType("vggsfm_cli.pipeline"), types.ModuleType("vggsfm_cli.checkpoints")
-    pipeline.ReconstructOptions = types.SimpleNamespace  # type: ignore[attr-defined]
     model = read_colmap(project / "sparse")
-    pipeline.reconstruct = lambda *_, **__: [model]  # type: ignore[attr-defined]
-    found = types.SimpleNamespace(hint="", sentence=str, load=lambda _: None, as_dict=dict)
-    checkpoints.resolve_model = lambda *_, **__: found  # type: ignore[attr-defined]
-    for name, module in (("pipeline", pipeline), ("checkpoints", checkpoints)):
-        monkeypatch.setitem(sys.modules, f"vggsfm_cli.{name}", module)
-        monkeypatch.setattr(vggsfm_cli, name, module, raising=False)
+    monkeypatch.setattr(job, "reconstruct", lambda *_, **__: [model])
     out, undistorted = project / "new", project / "undistorted"
     arguments = ["reconstruct", str(project / "photos"), "--out", str(out), "--undistort", str(undistorted)]
     result = run(app, [*arguments, "--no-overview", "-q"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from vggsfm_cli.cli.choices import Adjuster, Loss, Refinable, adjuster_config
+from vggsfm_cli.cli.choices import Adjuster, Loss, Refinable, adjuster_config, use_threads
 from vggsfm_cli.cli.console import console, set_up_logging
 
 if TYPE_CHECKING:
@@ -45,18 +45,13 @@ def adjust(
     """
     set_up_logging(verbose, quiet)
     free = parse_refine(refine)
-    import torch
-
     from vggsfm_cli.bundle_adjustment.problem import RobustLoss
     from vggsfm_cli.bundle_adjustment.sparse import adjust_reconstruction
     from vggsfm_cli.colmap.files import check_writable, read_colmap, write_colmap
     from vggsfm_cli.geometry import robust
-    from vggsfm_cli.threads import limit_cores
 
     check_writable(out, overwrite=overwrite)
-    if threads is not None:
-        torch.set_num_threads(threads)
-        limit_cores(threads)
+    use_threads(threads)
     solver = dataclasses.replace(adjuster_config(adjuster), max_iterations=iterations).build()
     adjusted, summary = adjust_reconstruction(
         read_colmap(model),

@@ -64,3 +64,15 @@ def choose_device(device: str) -> "torch.device":
     if device == "cuda" and not found:
         raise UsageError("torch finds no CUDA device.", "Use --device cpu, or run `vggsfm doctor`.")
     return torch.device("cuda" if device == "cuda" or (device == "auto" and found) else "cpu")
+
+
+def use_threads(count: int | None) -> None:
+    """Let torch and the package's own threads take so many cores, all if None."""
+    if count is None:
+        return
+    import torch
+
+    from vggsfm_cli.threads import limit_cores
+
+    torch.set_num_threads(count)
+    limit_cores(count)

@@ -84,6 +84,11 @@ class StageProgress:
         else:
             say(text)
 
+    def announce(self, text: str) -> None:
+        """One line like ``say``'s, but nothing when quiet."""
+        if not self._quiet:
+            self.say(text)
+
     @contextmanager
     def drawing(self) -> Iterator["StageProgress"]:
         """Draw within this block; the finished bars stay on the terminal."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vggsfm_cli.cli.choices import Device, choose_device
+from vggsfm_cli.cli.choices import Device, choose_device, use_threads
 from vggsfm_cli.cli.compare import model
 from vggsfm_cli.cli.console import StageProgress, console, say, set_up_logging
 from vggsfm_cli.cli.failures import EXIT_CODE_HELP, explained
@@ -68,10 +68,8 @@ def tracks(
     from vggsfm_cli.evaluation.scenes import find_scenes
     from vggsfm_cli.evaluation.table import to_markdown
     from vggsfm_cli.evaluation.tracks import RealConfig, RenderedConfig, TracksConfig, evaluate_trackers
-    from vggsfm_cli.threads import limit_cores
 
-    if threads is not None:
-        limit_cores(threads)
+    use_threads(threads)
     folders = find_scenes(bench, scenes) if bench is not None else []
     if bench is None and not quiet:
         say("VGGSFM_BENCH is not set and --bench not given: only rendered scenes are measured.")
