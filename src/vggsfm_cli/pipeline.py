@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from vggsfm_cli.camera_estimation.interface import GivenCameras
 from vggsfm_cli.camera_estimation.v2 import V2CameraPredictor
@@ -18,8 +20,10 @@ from vggsfm_cli.refinement.finish import colorize
 from vggsfm_cli.refinement.mapper import MappingOptions, reconstruct_from_tracks
 from vggsfm_cli.refinement.v2 import V2MappingOptions, reconstruct_as_v2
 from vggsfm_cli.report import StageClock
+from vggsfm_cli.retrieval import RetrievalConfig, choose_partners
 from vggsfm_cli.scene import Cameras, ImageSet, Progress, ProgressCallback, Reconstruction, Tracks, silent
 from vggsfm_cli.threads import one_thread_each
+from vggsfm_cli.tracking.features import FeatureMaps
 from vggsfm_cli.tracking.keypoints import Keypoints
 from vggsfm_cli.tracking.queries import QueryConfig
 from vggsfm_cli.tracking.rounds import RoundsConfig, track_in_rounds
@@ -47,6 +51,7 @@ class ReconstructOptions:
     """
 
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)  # partners of each frame in large sets
     rounds_v2: V2RoundsConfig = field(default_factory=V2RoundsConfig)
     preset: Preset = "auto"
     mapping: MappingOptions = field(default_factory=MappingOptions)
@@ -157,7 +162,14 @@ def sight(images: ImageSet, model: VGGSfM, options: ReconstructOptions, progress
                 "Leave out --queries, or use --model v2.",
             )
         rounds = options.tracking_rounds()
-        tracks = track_in_rounds(model.tracker, images, rounds, precision=precision, progress=progress)
+
+        def partners(features: FeatureMaps) -> Bool[Tensor, "S S"]:
+            dice = torch.Generator().manual_seed(options.seed)
+            return choose_partners(features, images.frame_valid[0], options.retrieval, dice)
+
+        tracks = track_in_rounds(
+            model.tracker, images, rounds, precision=precision, progress=progress, choose_partners=partners
+        )
         return Sighted(images=images, tracks=tracks, cameras=None, keypoints="the tracker's own")
     config, predictor, cameras = options.tracking_rounds_v2(), model.camera_estimator, None
     detector = load_detector(options.keypoints, images.pixels.device)

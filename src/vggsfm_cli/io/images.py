@@ -226,9 +226,14 @@ def _stored_from_network(
     return matrix
 
 
-def _pad(pictures: list[UInt8[np.ndarray, "_ _ 3"]]) -> tuple[Float[Tensor, "S 3 H W"], Bool[Tensor, "S H W"]]:
-    """Pictures on one canvas, their last row and column continued to the right and below, and where they are."""
-    height, width = (
+def _pad(
+    pictures: list[UInt8[np.ndarray, "_ _ 3"]], canvas: tuple[int, int] | None = None
+) -> tuple[Float[Tensor, "S 3 H W"], Bool[Tensor, "S H W"]]:
+    """Pictures on one canvas, their last row and column continued to the right and below, and where they are.
+
+    ``canvas`` is its height and width; as much as the pictures need if None.
+    """
+    height, width = canvas or (
         -(-max(picture.shape[axis] for picture in pictures) // NETWORK_MULTIPLE) * NETWORK_MULTIPLE for axis in (0, 1)
     )
     pixels = torch.empty(len(pictures), 3, height, width)

@@ -1,0 +1,142 @@
+"""Photographs of a long sequence: what their headers say at once, their pixels only for the frames that are asked for."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vggsfm_cli.io.exif import AXIS_CHANGES, ExifData
+from vggsfm_cli.io.images import (
+    MIN_SIDE_PX,
+    NETWORK_MULTIPLE,
+    SkippedImage,
+    _check_options,
+    _find,
+    _pad,
+    _Photograph,
+    _priors,
+    _read,
+    _reason,
+    _stored_from_network,
+    _too_few,
+)
+from vggsfm_cli.io.photographs import PhotographFiles, read_header
+from vggsfm_cli.scene import ImageSet
+from vggsfm_cli.threads import map_threads
+
+logger = logging.getLogger(__name__)
+
+
+class PhotographSequence:
+    """Photographs of one scene in their order; only the frames that ``read`` is asked for are ever decoded.
+
+    Attributes:
+        names: of the frames, relative to the folder.
+        skipped: files whose headers cannot be read.
+    """
+
+    def __init__(
+        self,
+        source: Path | str | Sequence[Path | str],
+        *,
+        long_side: int = 1024,
+        camera_mode: str = "auto",
+        camera_model: str = "SIMPLE_RADIAL",
+    ) -> None:
+        """Read the headers of all files; the arguments are those of ``read_images``.
+
+        Raises:
+            InputError: no such folder, or fewer than two readable images.
+            UsageError: unknown camera model or mode, or one camera for images of several sizes.
+        """
+        _check_options(long_side, camera_mode, camera_model)
+        files, names, skipped = _find(source)
+        headers: list[tuple[tuple[int, int], ExifData]] = []
+        kept: list[int] = []
+        for i, result in enumerate(map_threads(_header, files)):
+            if isinstance(result, str):
+                skipped.append(SkippedImage(name=names[i], reason=result))
+                logger.warning("Skipped %s: %s", names[i], result)
+            else:
+                headers.append(result)
+                kept.append(i)
+        if len(kept) < 2:  # noqa: PLR2004
+            raise _too_few(source, len(kept), skipped)
+        self.names = tuple(names[i] for i in kept)
+        self.skipped = tuple(skipped)
+        self._long_side = long_side
+        self._files = [files[i] for i in kept]
+        sizes, exif = [size for size, _ in headers], [data for _, data in headers]
+        small = [_small_size(size, long_side) for size in sizes]
+        upright = [
+            side[::-1] if AXIS_CHANGES[data.orientation][0] else side for side, data in zip(small, exif, strict=True)
+        ]
+        self._canvas = tuple(
+            -(-max(side[k] for side in upright) // NETWORK_MULTIPLE) * NETWORK_MULTIPLE for k in (1, 0)
+        )
+        ways = [
+            _stored_from_network(size, side, data.orientation)
+            for size, side, data in zip(sizes, small, exif, strict=True)
+        ]
+        self.facts = ImageSet(
+            pixels=torch.zeros(1, len(kept), 3, 0, 0),
+            mask=torch.zeros(1, len(kept), 0, 0, dtype=torch.bool),
+            frame_valid=torch.ones(1, len(kept), dtype=torch.bool),
+            stored_from_network=torch.from_numpy(np.stack(ways)).float()[None],
+            stored_size=torch.tensor(sizes)[None],
+            names=(self.names,),
+            originals=PhotographFiles(self._files, cache_bytes=0),
+            priors=_priors(sizes, exif, camera_mode, camera_model),
+        )
+        """All frames without their pixels."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, frames: Sequence[int]) -> ImageSet:
+        """Some frames with their pixels (B = 1), on one canvas for all frames of the sequence.
+
+        A frame whose file turns out to be damaged is not valid, and is logged.
+        """
+        photographs = list(map_threads(lambda s: _read(self._files[s], self._long_side), frames))
+        some = self.facts.some(frames)
+        valid = torch.ones(1, len(frames), dtype=torch.bool)
+        pictures = []
+        originals = PhotographFiles([self._files[s] for s in frames])
+        for k, found in enumerate(photographs):
+            if isinstance(found, _Photograph) and list(found.size) == some.stored_size[0, k].tolist():
+                pictures.append(found.pixels)
+                originals.keep(k, found.grey)
+            else:
+                reason = found if isinstance(found, str) else "its header tells another size"
+                logger.warning("Skipped %s: %s", self.names[frames[k]], reason)
+                pictures.append(np.zeros((MIN_SIDE_PX, MIN_SIDE_PX, 3), dtype=np.uint8))
+                valid[0, k] = False
+        pixels, mask = _pad(pictures, self._canvas)
+        return ImageSet(
+            pixels=pixels[None],
+            mask=mask[None] & valid[..., None, None],
+            frame_valid=valid,
+            stored_from_network=some.stored_from_network,
+            stored_size=some.stored_size,
+            names=some.names,
+            originals=originals,
+            priors=some.priors,
+        )
+
+
+def _header(path: Path) -> tuple[tuple[int, int], ExifData] | str:
+    try:
+        size, exif = read_header(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders meet damage with anything from OSError to struct.error
+        return _reason(error)
+    return (size, exif) if min(size) >= MIN_SIDE_PX else f"only {size[0]} x {size[1]} pixels"
+
+
+def _small_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
+    scale = min(1.0, long_side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
