@@ -14,7 +14,9 @@ from vggsfm_cli.cli.console import StageProgress, console, set_up_logging
 if TYPE_CHECKING:
     from vggsfm_cli.io.synthetic import RenderedScene
 
-LayoutName = Literal["mixed", "facade", "room", "tabletop", "turntable", "terrain", "street", "poster", "clutter", "walk"]
+LayoutName = Literal[
+    "mixed", "facade", "room", "tabletop", "turntable", "terrain", "street", "poster", "clutter", "walk"
+]
 """Names of ``synthetic.layouts.Layout``, and all of them by their weights; a test compares both."""
 
 TEXTURES = 45

@@ -1,4 +1,4 @@
-"""Photographs of a long sequence: what their headers say at once, their pixels only for the frames that are asked for."""
+"""Photographs of a long sequence: what their headers say at once, pixels only of the frames that are asked for."""
 
 import logging
 from collections.abc import Sequence
@@ -73,9 +73,8 @@ class PhotographSequence:
         upright = [
             side[::-1] if AXIS_CHANGES[data.orientation][0] else side for side, data in zip(small, exif, strict=True)
         ]
-        self._canvas = tuple(
-            -(-max(side[k] for side in upright) // NETWORK_MULTIPLE) * NETWORK_MULTIPLE for k in (1, 0)
-        )
+        width, height = (-(-max(side[k] for side in upright) // NETWORK_MULTIPLE) * NETWORK_MULTIPLE for k in (0, 1))
+        self._canvas = (height, width)
         ways = [
             _stored_from_network(size, side, data.orientation)
             for size, side, data in zip(sizes, small, exif, strict=True)

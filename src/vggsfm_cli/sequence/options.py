@@ -1,4 +1,4 @@
-"""Settings of long sequences, each beside a word on what it means. Lengths are network pixels or shares of a picture."""
+"""Settings of long sequences. Lengths are network pixels or shares of a picture."""
 
 from dataclasses import dataclass, field
 

@@ -107,8 +107,9 @@ def track_in_rounds(
         features: FeatureMaps = tracker.encode(images)
     progress(Progress(stage="features", done=frames, total=frames))
     partners = None if choose_partners is None else choose_partners(features)
-    limited = partners is not None and not bool(partners[images.frame_valid[0]][:, images.frame_valid[0]].all())
-    rounds = frames if limited else min(frames, config.max_query_frames)
+    if partners is not None and bool(partners[images.frame_valid[0]][:, images.frame_valid[0]].all()):
+        partners = None
+    rounds = min(frames, config.max_query_frames) if partners is None else frames
     remaining = set(images.frame_valid[0].nonzero().flatten().tolist())
     pool = _empty(images)
     at_once = config.frames_at_once if frames >= config.alone_below else 1
@@ -119,7 +120,7 @@ def track_in_rounds(
         before = pool
 
         def follow(frame: int, pool: _Pool = before) -> _Round:
-            return _round(tracker, images, features, frame, pool, config, partners[frame] if limited else None)
+            return _round(tracker, images, features, frame, pool, config, None if partners is None else partners[frame])
 
         for found in map_threads(follow, chosen, images.pixels.device):
             pool = _add(pool, found, images, config)
