@@ -4,6 +4,7 @@
 # make bench  reconstruct the scenes in $VGGSFM_BENCH, also with COLMAP's SIFT, and compare with their truth: an hour;
 #             BENCH_ARGS="--scenes fox --bags full,3 --only vggsfm" for a part, BENCH_ARGS=--timing for wall time
 # make bench-ba  bundle adjustment three ways on the same problems: time, memory, cost; needs nothing
+# make bench-sequence  a rendered walk of 300 frames with a loop: time, memory, drift; BENCH_ARGS="--frames 1000"
 # make bench-v2  time and memory of the v2 tracker against a naive one; random weights, needs nothing
 # make eval-tracks  measure tracks on rendered scenes and, if $VGGSFM_BENCH is set, on its surveyed scenes
 
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PINS := $(if $(TORCH),torch==$(TORCH))
 
-.PHONY: setup demo test check bench bench-ba bench-v2 eval-tracks clean
+.PHONY: setup demo test check bench bench-ba bench-sequence bench-v2 eval-tracks clean
 
 setup: $(VENV)/.test $(VENV)/.dev
 
@@ -39,6 +40,9 @@ bench: $(VENV)/.package
 
 bench-ba: $(VENV)/.test
 	$(BIN)/python benchmarks/ba.py
+
+bench-sequence: $(VENV)/.package
+	$(BIN)/python benchmarks/sequence.py $(BENCH_ARGS)
 
 bench-v2: $(VENV)/.package
 	PYTHONPATH=tests $(BIN)/python benchmarks/v2.py

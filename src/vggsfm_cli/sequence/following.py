@@ -1,6 +1,7 @@
 """Following a film: tracks from the last keyframe into the next frames, and which of these become keyframes."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,9 +68,10 @@ class Step:
     parallax: float
 
 
-def look_at(tracker: PointTracker, images: ImageSet, frame: int) -> Look:
-    """Features of one frame (B = S = 1)."""
-    return Look(frame=frame, images=images, features=tracker.encode(images))
+def look_at(tracker: PointTracker, images: ImageSet, frames: Sequence[int]) -> list[Look]:
+    """Features of some frames (B = 1), each on its own."""
+    features: FeatureMaps = tracker.encode(images)
+    return [Look(frame=frame, images=images.some([k]), features=features.some([k])) for k, frame in enumerate(frames)]
 
 
 def follow(tracker: PointTracker, anchor: Anchor, look: Look, scene_map: SceneMap, config: KeyframeConfig) -> Step:

@@ -79,7 +79,7 @@ def note_place(look: Look, config: RetrievalConfig) -> Place:
 def find_loops(
     scene_map: SceneMap,
     places: list[Place],
-    see: Callable[[int], Look],
+    see: Callable[..., list[Look]],
     tracker: PointTracker,
     options: SequenceOptions,
 ) -> list[Loop]:
@@ -88,14 +88,15 @@ def find_loops(
     Args:
         scene_map: with all windows.
         places: of its keyframes.
-        see: reads a frame again.
+        see: reads frames again.
         tracker: stage 1.
         options: what counts.
     """
     config, loops, failures = options.loops, [], 0
     placed = [place for place in places if scene_map.registered[place.frame]]
     for alike, first, second in _candidates(placed, options)[: config.max_checks]:
-        loop = _verify(scene_map, see(first), see(second), alike, tracker, options)
+        one, other = see(first, second)
+        loop = _verify(scene_map, one, other, alike, tracker, options)
         failures = failures + 1 if loop is None else 0
         if loop is not None:
             logger.info("frame %d sees again what frame %d saw: %d tracks", second, first, len(loop.seen))

@@ -31,7 +31,7 @@ class WindowConfig:
     size: int = 10
     overlap: int = 4  # of them, shared with the window before
     joint_every: int = 3  # windows, after which the last ones are adjusted together
-    first_attempts: int = 3  # the first window grows by its own size as often as it fails
+    attempts: int = 3  # with ever larger windows, after which a part ends or its start is given up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,7 @@ class SequenceOptions:
     mapping: MappingOptions = field(default_factory=MappingOptions)  # of each window
     local_adjuster: SchurConfig = field(default_factory=lambda: SchurConfig(max_iterations=10, cost_tolerance=1e-3))
     joint_adjuster: SchurConfig = field(default_factory=lambda: SchurConfig(max_iterations=25, cost_tolerance=1e-5))
+    read_ahead: int = 4  # frames that are read and looked at side by side
     max_error_px: float = 2.5  # of an observation that stays in the model
     precision: str = "float32"  # of the networks, a name in ``pipeline.PRECISIONS``
     seed: int = 0  # of everything random
