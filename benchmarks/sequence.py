@@ -1,14 +1,14 @@
 """A long walk with a loop, rendered with its truth: time, memory, drift, and what closing the loop gains.
 
-    python benchmarks/sequence.py [--frames 300] [--scene DIR] [--no-open] [--keep DIR]
+    python benchmarks/sequence.py [--frames 300] [--scene DIR] [--keep DIR]
 
-Renders ``vggsfm synth --layout walk`` (or takes such a scene), reconstructs it with and without closing loops, each in
-a process of its own, and writes ``benchmarks/sequence.json`` (one entry for each number of frames; others are kept) and
+Renders ``vggsfm synth --layout walk`` (or takes such a scene), reconstructs it, finishes it with loops left open and
+closed, and writes ``benchmarks/sequence.json`` (one entry for each number of frames; others are kept) and
 the table ``benchmarks/sequence.md``.
 """
 
 import argparse
-import dataclasses
+import copy
 import json
 import os
 import resource
@@ -17,16 +17,19 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from vggsfm_cli.scene import Reconstruction
 
 HERE = Path(__file__).resolve().parent
 SIZE = 320
 SEED = 0
 COLUMNS = (
-    "frames", "size", "loops closed", "registered", "keyframes", "length m", "ATE m", "ATE % of length", "gap m",
-    "gap m, loop left open", "CPU s a frame: first", "last", "growth %", "CPU s", "peak memory MB",
+    "frames", "size", "registered", "keyframes", "length m", "ATE m", "ATE % of length", "loops closed", "gap m",
+    "gap m, loop open", "ATE %, loop open", "CPU s a frame: first", "last", "growth %", "CPU s", "peak memory MB",
 )  # fmt: skip
 
 
@@ -70,41 +73,41 @@ def seconds_a_frame(windows: list[dict[str, Any]]) -> tuple[float, float]:
     return first, last
 
 
-def measure(scene: Path, close: bool) -> dict[str, Any]:
-    """Reconstruct one walk."""
+def measure(scene: Path) -> dict[str, Any]:
+    """Reconstruct one walk; its map is finished twice, with loops left open and closed."""
     from vggsfm_cli import load_model
-    from vggsfm_cli.evaluation.poses import aligned_distances
     from vggsfm_cli.geometry import pose
     from vggsfm_cli.io.sequence import PhotographSequence
-    from vggsfm_cli.sequence import SequenceOptions, reconstruct_sequence
+    from vggsfm_cli.scene import silent
+    from vggsfm_cli.sequence import SequenceOptions
+    from vggsfm_cli.sequence.reconstruct import SequenceRun
+    from vggsfm_cli.threads import one_thread_each
 
-    options = SequenceOptions()
-    options = dataclasses.replace(options, loops=dataclasses.replace(options.loops, close=close))
     images = PhotographSequence(scene / "images", long_side=SIZE)
-    model = load_model("small")
-    started, cpu = time.perf_counter(), time.process_time()
-    found = reconstruct_sequence(images, model, options)
-    wall, cpu = time.perf_counter() - started, time.process_time() - cpu
-    largest = found[0]
-    true = truth_of(scene, largest.names)
-    poses = largest.cameras.cam_from_world[0]
-    ate = float(aligned_distances(poses, true).square().mean().sqrt())
-    everywhere = pose.center(truth_of(scene, images.names))
-    length = float(everywhere.diff(dim=0).norm(dim=-1).sum())
-    first, last = seconds_a_frame(largest.report["windows"])
+    run = SequenceRun(images, load_model("small"), SequenceOptions(), silent)
+    with torch.no_grad(), one_thread_each():
+        started, cpu = time.perf_counter(), time.process_time()
+        parts = run.follow()
+        wall, cpu = time.perf_counter() - started, time.process_time() - cpu
+        left_open = run.finish(copy.deepcopy(parts), close_loops=False)[0]
+        started, finish_cpu = time.perf_counter(), time.process_time()
+        found = run.finish(parts, close_loops=True)
+        wall, cpu = wall + time.perf_counter() - started, cpu + time.process_time() - finish_cpu
+    closed = found[0]
+    length = float(pose.center(truth_of(scene, images.names)).diff(dim=0).norm(dim=-1).sum())
+    first, last = seconds_a_frame(closed.report["windows"])
     return {
         "frames": len(images),
         "size": images.facts.stored_size[0, 0].tolist(),
+        "threads": len(os.sched_getaffinity(0)),
         "models": len(found),
-        "registered": len(largest.names),
-        "keyframes": largest.report["keyframes"],
-        "points": len(largest.xyz_world),
-        "loops": largest.report["loops"],
+        "registered": len(closed.names),
+        "keyframes": closed.report["keyframes"],
+        "points": len(closed.xyz_world),
         "length_m": length,
-        "ate_m": ate,
-        "ate_percent": 100 * ate / length,
-        "gap_m": gap_of(poses, true),
-        "windows": largest.report["windows"],
+        "closed": {**errors_of(scene, closed), "loops": closed.report["loops"]},
+        "open": errors_of(scene, left_open),
+        "windows": closed.report["windows"],
         "first_cpu_s": first,
         "last_cpu_s": last,
         "growth_percent": 100 * (last / first - 1),
@@ -114,11 +117,12 @@ def measure(scene: Path, close: bool) -> dict[str, Any]:
     }
 
 
-def in_process(scene: Path, close: bool) -> dict[str, Any]:
-    """``measure`` where nothing else has taken memory before."""
-    command = [sys.executable, __file__, "--scene", str(scene), "--one", "closed" if close else "open"]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+def errors_of(scene: Path, found: "Reconstruction") -> dict[str, float]:
+    """ATE and gap in metres."""
+    from vggsfm_cli.evaluation.poses import aligned_distances
+
+    true, poses = truth_of(scene, found.names), found.cameras.cam_from_world[0]
+    return {"ate_m": float(aligned_distances(poses, true).square().mean().sqrt()), "gap_m": gap_of(poses, true)}
 
 
 def table(entries: list[dict[str, Any]]) -> str:
@@ -136,13 +140,13 @@ def table(entries: list[dict[str, Any]]) -> str:
         "| " + " | ".join("---" for _ in COLUMNS) + " |",
     ]
     for entry in entries:
-        closed, left = entry["closed"], entry.get("open")
+        closed, left, length = entry["closed"], entry["open"], entry["length_m"]
         cells = [
-            closed["frames"], "x".join(str(side) for side in closed["size"]), len(closed["loops"]),
-            closed["registered"], closed["keyframes"], f"{closed['length_m']:.1f}", f"{closed['ate_m']:.3f}",
-            f"{closed['ate_percent']:.3f}", f"{closed['gap_m']:.3f}", f"{left['gap_m']:.3f}" if left else "",
-            f"{closed['first_cpu_s']:.2f}", f"{closed['last_cpu_s']:.2f}", f"{closed['growth_percent']:+.0f}",
-            f"{closed['cpu_s']:.0f}", f"{closed['peak_mb']:.0f}",
+            entry["frames"], "x".join(str(side) for side in entry["size"]), entry["registered"], entry["keyframes"],
+            f"{length:.1f}", f"{closed['ate_m']:.3f}", f"{100 * closed['ate_m'] / length:.3f}", len(closed["loops"]),
+            f"{closed['gap_m']:.3f}", f"{left['gap_m']:.3f}", f"{100 * left['ate_m'] / length:.3f}",
+            f"{entry['first_cpu_s']:.2f}", f"{entry['last_cpu_s']:.2f}", f"{entry['growth_percent']:+.0f}",
+            f"{entry['cpu_s']:.0f}", f"{entry['peak_mb']:.0f}",
         ]  # fmt: skip
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join(lines) + "\n"
@@ -159,22 +163,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=300)
     parser.add_argument("--scene", type=Path, help="a rendered walk; rendered anew if not given")
-    parser.add_argument("--no-open", action="store_true", help="do not measure without closing loops")
     parser.add_argument("--keep", type=Path, help="where the walk is rendered; a folder that goes away if not given")
-    parser.add_argument("--one", choices=("closed", "open"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    if chosen.one:
-        print(json.dumps(measure(chosen.scene, chosen.one == "closed")))
-        return
     with tempfile.TemporaryDirectory() as folder:
-        scene = chosen.scene or render(chosen.frames, chosen.keep or Path(folder) / "walk")
-        entry: dict[str, Any] = {"threads": len(os.sched_getaffinity(0)), "closed": in_process(scene, True)}
-        if not chosen.no_open:
-            entry["open"] = in_process(scene, False)
+        entry = measure(chosen.scene or render(chosen.frames, chosen.keep or Path(folder) / "walk"))
     results = HERE / "sequence.json"
     entries = json.loads(results.read_text()) if results.exists() else []
-    entries = [one for one in entries if one["closed"]["frames"] != entry["closed"]["frames"]] + [entry]
-    entries.sort(key=lambda one: one["closed"]["frames"])
+    entries = [one for one in entries if one["frames"] != entry["frames"]] + [entry]
+    entries.sort(key=lambda one: one["frames"])
     results.write_text(json.dumps(entries, indent=1) + "\n")
     (HERE / "sequence.md").write_text(table(entries))
     print(table(entries))

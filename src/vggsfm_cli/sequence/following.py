@@ -206,5 +206,5 @@ def _pair_features(first: FeatureMaps, second: FeatureMaps) -> FeatureMaps:
         descriptors=torch.cat([first.descriptors, second.descriptors], 1),
         keypoint_score=torch.cat([first.keypoint_score, second.keypoint_score], 1),
         usable=torch.cat([first.usable, second.usable], 1),
-        photographs=((*first.photographs[0], *second.photographs[0]),),
+        photographs=tuple((*a, *b) for a, b in zip(first.photographs, second.photographs, strict=True)),
     )

@@ -65,13 +65,15 @@ def reconstruct_sequence(
             f"The tracker of {model.config.name!r} cannot follow a sequence.", "Use --model small, or no --sequential."
         )
     with one_thread_each():
-        run = _Run(images, model, options, progress)
-        parts = run.follow()
-        return run.finish(parts)
+        run = SequenceRun(images, model, options, progress)
+        return run.finish(run.follow())
 
 
-class _Run:
-    """One run: the film, the model and the settings, so that the steps below need no long argument lists."""
+class SequenceRun:
+    """One run: the film, the model and the settings, so that the steps below need no long argument lists.
+
+    ``reconstruct_sequence`` is ``finish`` after ``follow``; a benchmark finishes the same parts in several ways.
+    """
 
     def __init__(
         self, images: PhotographSequence, model: VGGSfM, options: SequenceOptions, progress: ProgressCallback
@@ -143,14 +145,15 @@ class _Run:
         with self.clock.stage("tracks"):
             return follow(self.model.tracker, anchor, look, part.scene_map, self.options.keyframes)
 
-    def finish(self, parts: list[Part]) -> list[Reconstruction]:
-        """Close loops, adjust, place the frames between."""
+    def finish(self, parts: list[Part], *, close_loops: bool | None = None) -> list[Reconstruction]:
+        """Close loops (as the options say if None), adjust, place the frames between; the parts' maps are changed."""
+        close = self.options.loops.close if close_loops is None else close_loops
         found = []
         reasons: dict[int, str] = {}
         for part in parts:
             if len(part.scene_map.placed_keyframes) < 2:  # noqa: PLR2004
                 continue
-            report = self._finish_part(part)
+            report = self._finish_part(part, close)
             with self.clock.stage("frames between"):
                 reasons.update(place_frames_between(part.scene_map, self.options))
             found.append(to_reconstruction(part.scene_map, report, self.options))
@@ -171,12 +174,12 @@ class _Run:
         found[0].report["stages"] = self.clock.as_dict()
         return found
 
-    def _finish_part(self, part: Part) -> dict[str, Any]:
+    def _finish_part(self, part: Part, close: bool) -> dict[str, Any]:
         scene_map = part.scene_map
         self._tell("adjustment", 0)
         self._adjust(scene_map, self.options.mapping.growth.max_error_px)
         loops: list[Loop] = []
-        if self.options.loops.close:
+        if close:
             self._tell("loops", 0)
             with self.clock.stage("loops"):
                 loops = find_loops(scene_map, part.places, self.see, self.model.tracker, self.options)
