@@ -6,6 +6,8 @@
 # make bench-ba  bundle adjustment three ways on the same problems: time, memory, cost; needs nothing
 # make bench-sequence  a rendered walk of 300 frames with a loop: time, memory, drift; BENCH_ARGS="--frames 1000"
 # make bench-v2  time and memory of the v2 tracker against a naive one; random weights, needs nothing
+# make ablate  each learned stage against its classical counterpart; needs what the trainings wrote, see ablate.py
+# make figures  the tables of README.md and of the model card, from the records in benchmarks/
 # make eval-tracks  measure tracks on rendered scenes and, if $VGGSFM_BENCH is set, on its surveyed scenes
 
 # The pin keeps pip from fetching a newer torch with gigabytes of CUDA libraries; TORCH= takes any.
@@ -19,7 +21,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PINS := $(if $(TORCH),torch==$(TORCH))
 
-.PHONY: setup demo test check bench bench-ba bench-sequence bench-v2 eval-tracks clean
+.PHONY: setup demo test check bench bench-ba bench-sequence bench-v2 ablate figures eval-tracks clean
 
 setup: $(VENV)/.test $(VENV)/.dev
 
@@ -46,6 +48,12 @@ bench-sequence: $(VENV)/.package
 
 bench-v2: $(VENV)/.package
 	PYTHONPATH=tests $(BIN)/python benchmarks/v2.py
+
+ablate: $(VENV)/.test
+	$(BIN)/python benchmarks/ablate.py $(ABLATE_ARGS)
+
+figures: $(VENV)/.test
+	$(BIN)/python benchmarks/figures.py
 
 eval-tracks: $(VENV)/.test
 	$(BIN)/vggsfm evaluate tracks --out benchmarks

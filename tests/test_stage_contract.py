@@ -15,11 +15,13 @@ from vggsfm_cli.bundle_adjustment.problem import build_problem
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.bundle_adjustment.theseus_solver import TheseusConfig
 from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
+from vggsfm_cli.camera_estimation.transformer import CameraTransformerConfig
 from vggsfm_cli.model import AdjusterConfig
 from vggsfm_cli.scene import Cameras, Points, TensorRecord, Tracks
 from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
 from vggsfm_cli.synthetic.worlds import World, WorldConfig, blank_images, make_world, observe
 from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
+from vggsfm_cli.triangulation.transformer import TriangulationTransformerConfig
 
 Run = Callable[[World, Tracks], TensorRecord]
 DEVICES = [
@@ -42,6 +44,21 @@ def triangulate(world: World, tracks: Tracks) -> Points:
     return RansacTriangulatorConfig().build()(world.cameras, tracks)
 
 
+def learned_cameras(world: World, tracks: Tracks) -> Cameras:
+    torch.manual_seed(0)
+    stage = CameraTransformerConfig(rounds=2).build().to(tracks.xy.device)
+    with torch.no_grad():
+        return stage(blank_images(world).to(tracks.xy.device), tracks)
+
+
+def learned_points(world: World, tracks: Tracks) -> Points:
+    torch.manual_seed(0)
+    stage = TriangulationTransformerConfig().build().to(tracks.xy.device)
+    torch.nn.init.normal_(stage.head.weight, std=0.1)
+    with torch.no_grad():
+        return stage(world.cameras, tracks)
+
+
 def adjust_by(config: AdjusterConfig) -> Run:
     def adjust(world: World, tracks: Tracks) -> Cameras:
         problem = build_problem(world.cameras, world.points, tracks, tracks.visible())
@@ -52,7 +69,9 @@ def adjust_by(config: AdjusterConfig) -> Run:
 
 STAGES = {
     "camera estimator": estimate,
+    "camera transformer": learned_cameras,
     "triangulator": triangulate,
+    "triangulation transformer": learned_points,
     "schur": adjust_by(SchurConfig()),
     "theseus": adjust_by(TheseusConfig()),
     "ceres": adjust_by(CeresConfig()),
@@ -79,7 +98,9 @@ class TestStageContract:
         found = tensors(stage(world.to(device), tracks.to(device)))
         for name, value in found.items():
             assert value.device.type == device, name
-            torch.testing.assert_close(value.cpu(), expected[name], atol=1e-6, rtol=1e-6)
+            # its scale is a median, which jumps from one point to the next
+            atol = 0.02 if stage is learned_cameras else 1e-6
+            torch.testing.assert_close(value.cpu(), expected[name], atol=atol, rtol=1e-6)
 
     def test_order_of_tracks_does_not_matter(self, stage: Run) -> None:
         world, tracks = world_of(1)
@@ -99,10 +120,10 @@ class TestStageContract:
         moved = tensors(stage(dataclasses.replace(world, points=points), shuffled))
         for name, unordered in plain.items():
             value = unordered[:, order] if name in ("xyz_world", "valid") else unordered
-            if stage is estimate and name == "cam_from_world":
+            if stage in (estimate, learned_cameras) and name == "cam_from_world":
                 # RANSAC draws by position: another order gives an equally good, not an equal pose
                 torch.testing.assert_close(moved[name], value, atol=0.05, rtol=0)
-            elif stage is estimate and value.is_floating_point():
+            elif stage in (estimate, learned_cameras) and value.is_floating_point():
                 torch.testing.assert_close(moved[name], value, atol=1e-6, rtol=0.05)
             else:
                 torch.testing.assert_close(moved[name], value, atol=1e-6, rtol=1e-6)

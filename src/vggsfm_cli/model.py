@@ -12,11 +12,13 @@ from vggsfm_cli.bundle_adjustment.problem import build_problem
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.bundle_adjustment.theseus_solver import TheseusConfig
 from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
+from vggsfm_cli.camera_estimation.transformer import CameraTransformerConfig
 from vggsfm_cli.camera_estimation.v2 import V2CameraPredictorConfig
 from vggsfm_cli.scene import Cameras, ImageSet, Points, Queries, Tracks
 from vggsfm_cli.tracking.tracker import CoarseToFineTrackerConfig
 from vggsfm_cli.tracking.v2.tracker import V2TrackerConfig
 from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
+from vggsfm_cli.triangulation.transformer import TriangulationTransformerConfig
 
 AdjusterConfig = SchurConfig | TheseusConfig | CeresConfig
 """The solvers of the last stage; all solve the same problem."""
@@ -28,10 +30,12 @@ class VGGSfMConfig:
 
     name: str = "small"
     tracker: CoarseToFineTrackerConfig | V2TrackerConfig = field(default_factory=CoarseToFineTrackerConfig)
-    camera_estimator: PreliminaryCamerasConfig | V2CameraPredictorConfig = field(
+    camera_estimator: PreliminaryCamerasConfig | CameraTransformerConfig | V2CameraPredictorConfig = field(
         default_factory=PreliminaryCamerasConfig
     )
-    triangulator: RansacTriangulatorConfig = field(default_factory=RansacTriangulatorConfig)
+    triangulator: RansacTriangulatorConfig | TriangulationTransformerConfig = field(
+        default_factory=RansacTriangulatorConfig
+    )
     adjuster: AdjusterConfig = field(default_factory=SchurConfig)
 
     def build(self) -> "VGGSfM":

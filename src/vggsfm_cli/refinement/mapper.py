@@ -4,7 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -35,9 +35,14 @@ from vggsfm_cli.refinement.schedule import (
     run_last_round,
 )
 from vggsfm_cli.scene import Cameras, ImageSet, Progress, ProgressCallback, Reconstruction, Tracks, silent
-from vggsfm_cli.triangulation.ransac import RansacTriangulator
+from vggsfm_cli.triangulation.interface import Triangulator
 
 logger = logging.getLogger(__name__)
+
+
+Starts = Literal["both", "pairs", "estimator"]
+"""Where models start: at pairs of frames with the focal lengths of the sweep, at the cameras of the estimator, or at
+the pairs first and at the estimator's cameras if they do not settle it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,7 @@ class MappingOptions:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     confidence: ConfidenceConfig = field(default_factory=ConfidenceConfig)
     model_error_px: float = 0.1  # deviation, added to every track's own, of what no camera model explains
+    starts: Starts = "both"
     max_candidates: int = 4  # models grown before the best is chosen
     further_seeds: int = 3  # best pairs of each start, tried after all starts
     good_enough: float = 0.85  # a candidate with all frames and this share of the expected inliers ends the search
@@ -79,7 +85,7 @@ def reconstruct_from_tracks(
     tracks: Tracks,
     *,
     camera_estimator: CameraEstimator | None,
-    triangulator: RansacTriangulator,
+    triangulator: Triangulator,
     adjuster: BundleAdjuster,
     options: MappingOptions | None = None,
     seed: int = 0,
@@ -132,7 +138,7 @@ class _Mapper:
         images: ImageSet,
         tracks: Tracks,
         camera_estimator: CameraEstimator | None,
-        triangulator: RansacTriangulator,
+        triangulator: Triangulator,
         adjuster: BundleAdjuster,
         options: MappingOptions,
         seed: int,
@@ -241,7 +247,8 @@ class _Mapper:
 
     def _candidates(self, graph: ViewGraph, frames: list[int]) -> Iterator[_Candidate]:
         """Models grown from the most promising starts, then the estimator's, then from the starts' other pairs."""
-        starts = self.preliminary.starts(self.images, graph, frames)
+        pairs = self.options.starts != "estimator"
+        starts = self.preliminary.starts(self.images, graph, frames) if pairs else []
         tried = 0
         for candidate in self._in_turn(graph, frames, starts):
             if candidate is not None:
@@ -253,7 +260,7 @@ class _Mapper:
     def _in_turn(self, graph: ViewGraph, frames: list[int], starts: list[Start]) -> Iterator[_Candidate | None]:
         for start in starts:
             yield self._grown(graph, frames, start.params, start.pair)
-        if self.camera_estimator is not None:
+        if self.camera_estimator is not None and self.options.starts != "pairs":
             yield self._estimated(self.camera_estimator(self.images, self.tracks), frames)
         for start in starts:
             cameras = cameras_without_poses(self.images, start.params)

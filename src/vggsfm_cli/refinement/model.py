@@ -15,7 +15,8 @@ from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import rotation
 from vggsfm_cli.geometry.robust import Loss
 from vggsfm_cli.scene import Cameras, ImageSet, Points, Tracks
-from vggsfm_cli.triangulation.ransac import RansacTriangulator, frame_focal, reprojection_error
+from vggsfm_cli.triangulation.interface import Triangulator
+from vggsfm_cli.triangulation.ransac import frame_focal, reprojection_error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,13 +32,13 @@ class Scene:
 
     images: ImageSet
     tracks: Tracks
-    triangulator: RansacTriangulator
+    triangulator: Triangulator
     scale: Float[Tensor, "1 S"]
 
     @property
     def seen(self) -> Bool[Tensor, "S N"]:
         """Observations that count."""
-        visible = self.tracks.visible(self.triangulator.config.min_visibility)
+        visible = self.tracks.visible(self.triangulator.min_visibility)
         return (visible & self.images.frame_valid[..., None])[0]
 
 
@@ -73,7 +74,7 @@ def filtered(scene: Scene, model: Model, max_error_px: float) -> Model:
     """The same model with inliers found again, and without points that fewer than two frames or no parallax hold."""
     inliers = scene.triangulator.inliers(model.cameras, model.points, scene.tracks, max_error_px * scene.scale)
     inliers = inliers & scene.images.frame_valid[..., None].cpu()
-    valid = model.points.valid & (inliers.sum(1) >= scene.triangulator.config.min_views)
+    valid = model.points.valid & (inliers.sum(1) >= scene.triangulator.min_views)
     valid = valid & wide_enough(scene, model, inliers)
     points = dataclasses.replace(model.points, valid=valid)
     return Model(cameras=model.cameras, points=points, inliers=inliers & valid[:, None])
@@ -89,7 +90,7 @@ def wide_enough(scene: Scene, model: Model, inliers: Bool[Tensor, "1 S N"]) -> B
     mean = mean / mean.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     # the largest angle to the mean ray is between half the spanned angle and the whole of it
     chord = ((rays - mean.unsqueeze(1)).norm(dim=-1) * weight.squeeze(-1)).amax(1)
-    return chord >= float(np.deg2rad(0.5 * scene.triangulator.config.min_angle_deg))
+    return chord >= float(np.deg2rad(0.5 * scene.triangulator.min_angle_deg))
 
 
 def adjusted(

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import pose
-from vggsfm_cli.scene import CameraPriors, Cameras, ImageSet, Queries, Record, TensorRecord, Tracks
+from vggsfm_cli.scene import CameraPriors, Cameras, ImageSet, Points, Queries, Record, TensorRecord, Tracks
 from vggsfm_cli.synthetic import casting, shading
 from vggsfm_cli.synthetic.casting import TILE, Facets, TileLists
 from vggsfm_cli.synthetic.photometry import photograph
@@ -307,6 +307,15 @@ def true_tracks(rendered: RenderedScenes, queries: Queries) -> Tracks:
         query_frame=queries.frame,
         valid=found,
     )
+
+
+def true_points(rendered: RenderedScenes, queries: Queries) -> Points:
+    """World positions of the points under the queries; ``valid`` where a query meets a surface."""
+    rays = pixel_rays(rendered.cameras, (rendered.depth.shape[-2], rendered.depth.shape[-1]))
+    facets = rendered.surfaces.facets(rendered.cameras.cam_from_world, torch.float64)
+    lists = casting.list_by_tile(facets, casting.tile_boxes(rays.permute(0, 2, 3, 1)))
+    xyz, found = _points_under(rendered.cameras, queries, facets, lists, rendered.cameras.cam_from_world.double())
+    return Points(xyz_world=xyz, valid=found)
 
 
 def _points_under(

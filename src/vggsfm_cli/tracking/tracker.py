@@ -102,13 +102,24 @@ class CoarseToFineTracker(PointTracker):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Follow the queries of one frame into every frame: position, visibility and covariance, stored pixels."""
         evidence = self.gather(images, features, b, source, xy)
+        return self.conclude(evidence, source, images.scene(b).to_stored(evidence.xy[None])[0])
+
+    def conclude(
+        self, evidence: Evidence, source: int, stored: Float[Tensor, "S Q 2"]
+    ) -> tuple[Float[Tensor, "S Q 2"], Float[Tensor, "S Q"], Float[Tensor, "S Q 2 2"]]:
+        """Position, visibility and covariance of what was found, in stored pixels; differentiable in the judge.
+
+        Args:
+            evidence: of the queries of frame ``source``.
+            source: there the query itself is the position.
+            stored: positions found, in stored pixels.
+        """
         verdict = self.judge(evidence)
-        tried = evidence.tried
-        stored = images.scene(b).to_stored(evidence.xy[None])[0]
-        unknown = _eye(xy) * (4 * evidence.scale).square()[:, None, None, None]
-        home = torch.zeros(len(tried), 1, dtype=torch.bool, device=xy.device)
+        tried, eye = evidence.tried, _eye(evidence.xy)
+        unknown = eye * (4 * evidence.scale).square()[:, None, None, None]
+        home = torch.zeros(len(tried), 1, dtype=torch.bool, device=tried.device)
         home[source] = True
-        at_home = _eye(xy) * (self.config.home_deviation_px * evidence.scale[source]).square()
+        at_home = eye * (self.config.home_deviation_px * evidence.scale[source]).square()
         covariance = torch.where(tried[..., None, None], verdict.covariance, unknown)
         return (
             torch.where(tried[..., None], stored + verdict.move, stored),

@@ -5,6 +5,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from vggsfm_cli.geometry import pose, rotation
+
 
 def start_loss(
     descriptors: Float[Tensor, "K Q C"],
@@ -86,3 +88,47 @@ def mahalanobis_squared(error: Float[Tensor, "*b 2"], covariance: Float[Tensor, 
     a, b, c = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
     x, y = error.unbind(-1)
     return (c * x * x - 2 * b * x * y + a * y * y) / determinant(covariance)
+
+
+def pair_angles_deg(
+    found: Float[Tensor, "B S 3 4"], true: Float[Tensor, "B S 3 4"]
+) -> tuple[Float[Tensor, "B P"], Float[Tensor, "B P"]]:
+    """Errors of the relative rotation and of the direction of the relative translation of every pair, 0 to 180."""
+    first, second = torch.triu_indices(true.shape[1], true.shape[1], 1, device=true.device)
+    ours, theirs = (pose.relative(poses[:, first], poses[:, second]) for poses in (found, true))
+    turned = rotation.angle_deg(ours[..., :3] @ theirs[..., :3].mT)
+    a, b = ours[..., 3], theirs[..., 3]
+    across = torch.linalg.cross(a, b)
+    return turned, torch.rad2deg(torch.atan2((across.square().sum(-1) + 1e-18).sqrt(), (a * b).sum(-1) + 1e-12))
+
+
+def camera_loss(
+    found: Float[Tensor, "B S 3 4"],
+    true: Float[Tensor, "B S 3 4"],
+    log_focal: Float[Tensor, "B S"],
+    true_log_focal: Float[Tensor, "B S"],
+    *,
+    degrees: float = 2.0,
+    share: float = 0.05,
+) -> Float[Tensor, ""]:
+    """Logarithm of the errors of all pairs of cameras and of the focal lengths: no scene counts without bounds.
+
+    Args:
+        found: ``cam_from_world``.
+        true: ``cam_from_world``.
+        log_focal: logarithm of the focal lengths.
+        true_log_focal: of the true ones.
+        degrees: error at which a pair counts less than in proportion.
+        share: relative error of the focal length at which it does.
+    """
+    angles = torch.stack(pair_angles_deg(found, true))
+    off = (log_focal - true_log_focal).abs()
+    return torch.log1p(angles / degrees).mean() + 0.3 * torch.log1p(off / share).mean()
+
+
+def point_loss(
+    found: Float[Tensor, "N 3"], true: Float[Tensor, "N 3"], deviation: Float[Tensor, " N"]
+) -> Float[Tensor, ""]:
+    """Logarithm of the distances to the true points, in deviations of a fit: mistakes do not rule."""
+    distance = ((found - true).square().sum(-1) + 1e-18).sqrt()
+    return torch.log1p(distance / deviation).mean()

@@ -57,6 +57,8 @@ class RansacTriangulator(Triangulator):
     def __init__(self, config: RansacTriangulatorConfig) -> None:
         super().__init__()
         self.config = config
+        self.min_views, self.min_visibility = config.min_views, config.min_visibility
+        self.min_angle_deg = config.min_angle_deg
 
     def forward(self, cameras: Cameras, tracks: Tracks, max_error_px: Float[Tensor, "B S"] | None = None) -> Points:
         """Points of all tracks seen by enough registered frames.
@@ -95,7 +97,7 @@ class RansacTriangulator(Triangulator):
         self, cameras: Cameras, tracks: Tracks, max_error_px: Float[Tensor, " S"]
     ) -> tuple[Float[Tensor, "N 3"], Bool[Tensor, " N"]]:
         seen = (tracks.visible(self.config.min_visibility) & cameras.registered[..., None])[0]
-        xy = _unproject_seen(cameras, tracks, seen)
+        xy = rays_of(cameras, tracks, seen)
         poses = cameras.cam_from_world[0].to(torch.float64)
         max_error = max_error_px / frame_focal(cameras)[0].to(torch.float64)
         xyz = poses.new_zeros(seen.shape[1], 3)
@@ -186,7 +188,7 @@ class RansacTriangulator(Triangulator):
         return first[taken], second[taken]
 
 
-def _unproject_seen(cameras: Cameras, tracks: Tracks, seen: Bool[Tensor, "S N"]) -> Float[Tensor, "S N 2"]:
+def rays_of(cameras: Cameras, tracks: Tracks, seen: Bool[Tensor, "S N"]) -> Float[Tensor, "S N 2"]:
     """Positions on the z = 1 plane where ``seen``, zero elsewhere: distortion is costly to undo."""
     params = cameras.frame_params[0].to(torch.float64)
     index = cameras.camera_index[0]
