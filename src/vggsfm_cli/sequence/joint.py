@@ -60,7 +60,9 @@ def adjust_jointly(
             point=point,
             xy=xy,
             covariance=covariance * _excess(error, covariance),
-            free=FreeParameters() if not fixed else FreeParameters(focal=False, distortion=False),
+            free=FreeParameters(focal=False, distortion=False)
+            if fixed
+            else FreeParameters(principal_point=options.refine_principal_point),
             priors=facts.priors,
             loss=RobustLoss(kind=Loss.CAUCHY, scale=options.mapping.schedule.loss_scale),
             fixed_frames=torch.tensor([[s in set(fixed) for s in frames]]) if fixed else None,

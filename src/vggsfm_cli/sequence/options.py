@@ -61,6 +61,7 @@ class SequenceOptions:
     local_adjuster: SchurConfig = field(default_factory=lambda: SchurConfig(max_iterations=10, cost_tolerance=1e-3))
     joint_adjuster: SchurConfig = field(default_factory=lambda: SchurConfig(max_iterations=25, cost_tolerance=1e-5))
     read_ahead: int = 4  # frames that are read and looked at side by side
+    refine_principal_point: bool = False  # in the joint adjustments of all keyframes
     max_error_px: float = 2.5  # of an observation that stays in the model
     precision: str = "float32"  # of the networks, a name in ``pipeline.PRECISIONS``
     seed: int = 0  # of everything random

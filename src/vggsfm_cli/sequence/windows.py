@@ -11,8 +11,9 @@ from torch import Tensor
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.geometry import alignment, pose
 from vggsfm_cli.model import VGGSfM
+from vggsfm_cli.refinement.calibration import Choice
 from vggsfm_cli.refinement.growth import GrowthConfig, grow
-from vggsfm_cli.refinement.mapper import reconstruct_from_tracks
+from vggsfm_cli.refinement.mapper import MappingOptions, reconstruct_from_tracks
 from vggsfm_cli.refinement.model import Model, Scene, filtered, triangulate
 from vggsfm_cli.refinement.schedule import ScheduleConfig, run_first_rounds
 from vggsfm_cli.scene import Cameras
@@ -96,7 +97,7 @@ def _from_nothing(
             camera_estimator=None,
             triangulator=model.triangulator,
             adjuster=model.adjuster,
-            options=dataclasses.replace(options.mapping, model_error_px=0.0),
+            options=_alone(options.mapping),
             seed=options.seed,
         )[0]
     except ReconstructionFailed as failure:
@@ -115,6 +116,13 @@ def _from_nothing(
         params[0, cameras.camera_index[0, place]] = found.cameras.params[0, found.cameras.camera_index[0, k]].double()
     cameras = dataclasses.replace(cameras, cam_from_world=poses, registered=registered, params=params)
     return triangulate(scene, cameras, options.max_error_px), tracks
+
+
+def _alone(mapping: MappingOptions) -> MappingOptions:
+    """The mapping's settings for a window: tracks have their model error already, and lenses are refined jointly."""
+    principal_point = dataclasses.replace(mapping.schedule.principal_point, refine=Choice.NO)
+    schedule = dataclasses.replace(mapping.schedule, principal_point=principal_point)
+    return dataclasses.replace(mapping, model_error_px=0.0, schedule=schedule)
 
 
 def held(options: SequenceOptions) -> tuple[GrowthConfig, ScheduleConfig]:
