@@ -1,6 +1,7 @@
 # make demo   reconstruct the example scene; needs Python >= 3.11 and nothing else
 # make test   install what the tests need, and run them
 # make check  lint, format, types, direction of imports
+# make docs   write docs/cli.md, the reference of all commands, from their help
 # make bench  reconstruct the scenes in $VGGSFM_BENCH, also with COLMAP's SIFT, and compare with their truth: an hour;
 #             BENCH_ARGS="--scenes fox --bags full,3 --only vggsfm" for a part, BENCH_ARGS=--timing for wall time
 # make bench-ba  bundle adjustment three ways on the same problems: time, memory, cost; needs nothing
@@ -21,7 +22,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PINS := $(if $(TORCH),torch==$(TORCH))
 
-.PHONY: setup demo test check bench bench-ba bench-sequence bench-v2 ablate figures eval-tracks clean
+.PHONY: setup demo test check docs bench bench-ba bench-sequence bench-v2 ablate figures eval-tracks clean
 
 setup: $(VENV)/.test $(VENV)/.dev
 
@@ -36,6 +37,9 @@ check: $(VENV)/.test $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/test_architecture.py
+
+docs: $(VENV)/.package
+	$(BIN)/python docs/generate.py
 
 bench: $(VENV)/.package
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)

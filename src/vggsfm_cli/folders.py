@@ -1,19 +1,36 @@
-"""Folders that appear whole or not at all: written beside their place first, then put there by renaming."""
+"""Files and folders that appear whole or not at all: written beside their place first, then put there by renaming.
 
+What is written is on the disk before it gets its name, so neither a killed process nor a power cut leaves half of it.
+A folder takes the place of an earlier one in one step where the system can exchange two names (Linux, on most file
+systems): at every moment the old or the new one stands there whole. Elsewhere it takes two steps, and a process that is
+killed between them leaves the old folder beside its place; ``recover`` puts it back, which everything that writes there
+does first.
+"""
+
+import ctypes
+import errno
+import fcntl
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vggsfm_cli.errors import InputError, UsageError
 
 SHOWN_NAMES = 3
+UNFINISHED, PREVIOUS = "unfinished", "previous"
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+"""Of Linux: paths are relative to the working folder; both names change hands."""
+
+NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
+"""What a kernel or a file system answers that cannot exchange names."""
 
 
 def check_writable(out: Path, *, ours: Callable[[Path], bool], holds: str, inside: str, overwrite: bool) -> None:
-    """Refuse early what ``whole_folder`` could not put in place after a long run.
+    """Refuse early what ``whole_folder`` could not put in place after a long run; ``recover`` it first.
 
     Args:
         out: resolved.
@@ -26,6 +43,7 @@ def check_writable(out: Path, *, ours: Callable[[Path], bool], holds: str, insid
         UsageError: ``out`` is not a folder, holds entries that are not ours, or holds some and ``overwrite`` is not
             set, is a mount point, which cannot be put in place by renaming, or its parent cannot be written to.
     """
+    recover(out)
     if not out.exists():
         _check_parents(out)
         return
@@ -50,10 +68,27 @@ def _check_parents(out: Path) -> None:
 
 
 @contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to; the file takes its true name once it is complete and on the disk.
+
+    After an error inside the block nothing is left of it, and ``path`` is as it was. One writer a file at a time.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+        _sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
 def whole_folder(out: Path, check: Callable[[], None]) -> Iterator[Path]:
     """A new folder to write into, which takes the place of ``out`` at the end of the block.
 
-    After an error inside the block nothing is left of it, and ``out`` is as it was.
+    After an error inside the block nothing is left of it, and ``out`` is as it was. A killed process may leave a hidden
+    folder beside ``out``; the next one that writes there removes it.
 
     Args:
         out: resolved; missing, or a folder that may be replaced.
@@ -63,35 +98,136 @@ def whole_folder(out: Path, check: Callable[[], None]) -> Iterator[Path]:
         UsageError: whatever ``check`` raises.
         InputError: the disk refuses.
     """
+    recover(out)
     check()
-    unfinished = _sibling(out, "unfinished")
     try:
-        unfinished.mkdir(parents=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished, lock = _new_folder(out)
     except OSError as error:
         raise InputError(f"Cannot write to {str(out.parent)!r}: {error.strerror}.", "Choose another --out.") from error
     try:
         yield unfinished
         check()
+        _sync_all(unfinished)
         _swap(unfinished, out)
     except OSError as error:
         raise InputError(f"Cannot write {str(out)!r}: {error.strerror}.", "Is the disk full or read-only?") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+        os.close(lock)
+
+
+def recover(out: Path) -> None:
+    """Put back the folder that a killed process had set aside, and remove what killed processes left beside ``out``.
+
+    Folders of running processes are not touched: each is locked by its process for as long as that lives.
+    """
+    previous = _left_over(out, PREVIOUS)
+    if previous and (not out.exists() or (out.is_dir() and not any(out.iterdir()))):
+        with suppress(OSError):  # another process did it
+            previous.pop().rename(out)
+    for folder in [*previous, *_left_over(out, UNFINISHED)]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _left_over(out: Path, purpose: str) -> list[Path]:
+    """Hidden folders beside ``out`` whose process is dead, the oldest first."""
+    pattern = re.compile(re.escape(f".{out.name}.") + rf"[0-9a-f]{{8}}\.{purpose}")
+    found: list[Path] = []
+    with suppress(OSError):  # no such parent, or one that may not be looked into
+        found = [path for path in out.parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir()]
+    return sorted((path for path in found if not _in_use(path)), key=lambda path: path.lstat().st_mtime_ns)
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether a process holds the folder's lock; also if that cannot be told, as on some network disks."""
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _new_folder(out: Path) -> tuple[Path, int]:
+    """A new hidden folder beside ``out``, and the open descriptor that keeps it locked."""
+    while True:
+        folder = _sibling(out, UNFINISHED)
+        folder.mkdir()
+        lock = _locked(folder)
+        if folder.is_dir():  # else it was taken for a left-over before it was locked
+            return folder, lock
+        os.close(lock)
+
+
+def _locked(folder: Path) -> int:
+    lock = os.open(folder, os.O_RDONLY)
+    with suppress(OSError):  # without locks no folder is ever taken for a left-over
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return lock
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_all(folder: Path) -> None:
+    for parent, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            _sync(Path(parent, name))
+        _sync(Path(parent))
 
 
 def _swap(unfinished: Path, out: Path) -> None:
-    """Put ``unfinished`` in the place of ``out``; if that fails, what was there stays."""
+    """Put ``unfinished`` in the place of ``out``; if that fails, what was there stays.
+
+    Where names can be exchanged, the earlier folder is then called ``unfinished``.
+    """
     if not out.exists() or not any(out.iterdir()):
         unfinished.rename(out)
-        return
-    previous = _sibling(out, "previous")
-    out.rename(previous)
+    elif not _exchange(unfinished, out):
+        _replace(unfinished, out)
+    _sync(out.parent)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two names change hands in one step; False where the system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in NO_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code))
+
+
+def _replace(unfinished: Path, out: Path) -> None:
+    """As ``_exchange``, in two steps: the earlier folder is set aside, and removed when the new one stands."""
+    previous = _sibling(out, PREVIOUS)
+    lock = _locked(out)  # goes along with the folder, whatever its name
     try:
-        unfinished.rename(out)
-    except OSError:
-        previous.rename(out)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
+        out.rename(previous)
+        try:
+            unfinished.rename(out)
+        except BaseException:
+            if not out.exists():
+                previous.rename(out)
+            raise
+        shutil.rmtree(previous, ignore_errors=True)
+    finally:
+        os.close(lock)
 
 
 def _sibling(out: Path, purpose: str) -> Path:

@@ -24,7 +24,7 @@ from vggsfm_cli.cli.app import app
 from vggsfm_cli.colmap.files import write_colmap
 from vggsfm_cli.geometry import camera
 from vggsfm_cli.geometry.robust import Loss
-from vggsfm_cli.io.images import CAMERA_MODES
+from vggsfm_cli.io.priors import CAMERA_MODES
 from vggsfm_cli.model import AdjusterConfig
 from vggsfm_cli.pipeline import PRECISIONS, Preset
 from vggsfm_cli.scene import ImageSet, Progress, ProgressCallback, Reconstruction
@@ -109,7 +109,7 @@ def test_reconstruct_writes_everything_and_sums_up(
     out = tmp_path / "sparse"
     result = run(app, ["reconstruct", str(photographs), "--out", str(out)])
     assert result.exit_code == 0, result.stderr
-    assert sorted(path.name for path in out.iterdir()) == ["0", "1", "overview.png", "report.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["0", "1", "config.toml", "overview.png", "report.json"]
     assert "4 of 7 images registered" in result.stdout
     assert "view 5.jpg (too few tracks)" in result.stdout
     assert "tracking" in result.stderr and "Skipped view 7.jpg" in result.stderr

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from example_model import example_model
+from vggsfm_cli import folders
 from vggsfm_cli.colmap.convert import from_pycolmap, to_pycolmap
 from vggsfm_cli.colmap.files import check_writable, read_colmap, write_colmap
 from vggsfm_cli.errors import InputError, UsageError
@@ -172,6 +173,7 @@ def test_a_failure_leaves_no_trace(tmp_path: Path, existing: bool, monkeypatch: 
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr(folders, "_exchange", lambda first, second: False)
     with pytest.raises(InputError, match="No space"):
         write_colmap(example_model(seed=1), out, overwrite=True)
     assert contents(tmp_path) == before and len(list(tmp_path.iterdir())) == int(existing)

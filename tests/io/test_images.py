@@ -1,6 +1,9 @@
 """A folder of photographs: upright pixels for the network, and the exact way back to the stored ones."""
 
 import logging
+import struct
+import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +151,7 @@ def test_broken_files_are_named_and_skipped(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_fewer_than_two_images_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="No folder"):
+    with pytest.raises(InputError, match="No such file or folder"):
         read_images(tmp_path / "nowhere")
     with pytest.raises(InputError, match="No readable image") as error:
         read_images(tmp_path)
@@ -231,3 +234,44 @@ def test_originals_are_cached_within_the_budget(tmp_path: Path) -> None:
     torch.testing.assert_close(first, luminance, atol=0.6 / 255, rtol=0)
     first.zero_()  # the caller owns what it gets
     assert files.grey(0, 0).max() > 0
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".avif", ".bmp"])
+def test_files_of_telephones_and_old_programs(tmp_path: Path, suffix: str) -> None:
+    if suffix == ".heic":
+        pillow_heif = pytest.importorskip("pillow_heif")
+        pillow_heif.register_heif_opener()
+    for name in ("a", "b"):
+        exif = Image.Exif()
+        if suffix == ".avif":
+            exif[0x0112] = 6
+        marked().save(tmp_path / f"{name}{suffix}", **({} if suffix == ".bmp" else {"exif": exif, "quality": 95}))
+    (tmp_path / "b.jpg").write_bytes((tmp_path / f"b{suffix}").read_bytes())  # as some phones name them
+    images = read_images(tmp_path)
+    assert len(images.names[0]) == 3 and images.stored_size[0, 0].tolist() == list(STORED_SIZE)
+    assert images.originals is not None
+    color = images.originals.color(0, 0)
+    for (x, y), expected in MARKS.items():
+        torch.testing.assert_close(color[:, y, x], torch.tensor(expected) / 255, atol=0.1, rtol=0)
+
+
+def test_heic_without_its_package_is_skipped_with_the_way_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for name in ("a.png", "b.png"):
+        save(textured((40, 40)), tmp_path / name)
+    (tmp_path / "c.heic").write_bytes(b"\0\0\0\x1cftypheic" + bytes(50))
+    (skipped,) = read_images(tmp_path).skipped
+    assert skipped.name == "c.heic" and "vggsfm-cli[heif]" in skipped.reason
+
+
+def test_a_small_file_that_claims_a_giant_picture_is_not_unpacked(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        save(textured((40, 40)), tmp_path / name)
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[16:24] = struct.pack(">II", 30_000, 30_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (tmp_path / "bomb.png").write_bytes(data)
+    (skipped,) = read_images(tmp_path).skipped
+    assert "claims 30000 x 30000 pixels" in skipped.reason

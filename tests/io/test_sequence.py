@@ -55,7 +55,7 @@ def test_files_without_a_header_are_left_out_and_damaged_ones_not_valid(folder: 
     (folder / "2.jpg").write_bytes(data[: len(data) // 2])
     sequence = PhotographSequence(folder, long_side=64)
     assert sequence.names == ("0.jpg", "2.jpg", "3.jpg")
-    assert [(item.name, item.reason) for item in sequence.skipped] == [("1.jpg", "not an image, or damaged")]
+    assert [(item.name, item.reason) for item in sequence.facts.skipped] == [("1.jpg", "not an image, or damaged")]
     read = sequence.read([0, 1])
     assert read.frame_valid.tolist() == [[True, False]] and not bool(read.mask[0, 1].any())
 

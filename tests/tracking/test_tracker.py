@@ -176,3 +176,21 @@ def test_a_single_query_does_no_harm(tracker, scene):
     with torch.no_grad():
         tracks = tracker(images, queries)
     assert torch.isfinite(tracks.xy).all()
+
+
+def test_tracks_do_not_end_where_a_mask_forbids_it(tracker, scene):
+    images, _ = scene
+    with torch.no_grad():
+        features = tracker.encode(images)
+        queries = queries_of(images, features)
+        free = tracker(images, queries, features)
+        mask = images.mask.clone()
+        mask[0, 1, :, : mask.shape[-1] // 2] = False
+        masked = dataclasses.replace(images, mask=mask)
+        # with the features of the whole picture: it is the end that counts, not only where descriptors are
+        held = tracker(masked, queries, features)
+    left = free.xy[0, 1, :, 0] < images.stored_size[0, 1, 0] / 2
+    assert (free.visible()[0, 1] & left).sum() > 20
+    assert not (held.visible()[0, 1] & left).any()
+    assert torch.equal(held.visible()[0, 1] & ~left, free.visible()[0, 1] & ~left)
+    assert torch.equal(held.visibility[0, [0, 2]], free.visibility[0, [0, 2]])

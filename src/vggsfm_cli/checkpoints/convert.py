@@ -6,8 +6,6 @@ nothing else, and every tensor is compared with the published names and shapes b
 
 import json
 import pickle
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +18,8 @@ from torch import Tensor
 
 from vggsfm_cli.checkpoints import official_v2
 from vggsfm_cli.checkpoints.files import CONFIG_FILE, WEIGHTS_FILE, config_to_json
-from vggsfm_cli.errors import WeightsUnavailable
+from vggsfm_cli.errors import InputError, WeightsUnavailable
+from vggsfm_cli.folders import whole_folder
 
 SOURCE_FILE = "source.json"
 """Beside the converted weights: where they are from, their SHA-256 and their licence."""
@@ -91,9 +90,7 @@ def convert(file: Path, layout: PublishedLayout, out: Path, source: Mapping[str,
     state = read_published(file)
     check_layout(state, layout.expected, file)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        try:
+        with whole_folder(out.resolve(), lambda: None) as unfinished:
             # copies, as safetensors takes no tensors that share their memory; one at a time, as they may be large
             renamed = {
                 layout.rename[name]: state.pop(name).clone(memory_format=torch.contiguous_format)
@@ -102,15 +99,10 @@ def convert(file: Path, layout: PublishedLayout, out: Path, source: Mapping[str,
             save_file(renamed, unfinished / WEIGHTS_FILE)
             (unfinished / CONFIG_FILE).write_text(json.dumps(config_to_json(layout.config), indent=2) + "\n")
             (unfinished / SOURCE_FILE).write_text(json.dumps(dict(source), indent=2) + "\n")
-            unfinished.chmod(0o755)
             (unfinished / WEIGHTS_FILE).chmod(0o644)  # the library writes for the owner alone
-            shutil.rmtree(out, ignore_errors=True)
-            unfinished.replace(out)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    except OSError as error:
+    except InputError as error:
         raise WeightsUnavailable(
-            f"The converted weights cannot be written to {str(out)!r}: {error.strerror or error}.",
+            f"The converted weights cannot be written to {str(out)!r}: {error.message}",
             "Free some space, or choose a folder on another disk: --out, or HF_HOME for the cache.",
         ) from error
     return out

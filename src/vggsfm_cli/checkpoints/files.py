@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vggsfm_cli.checkpoints.registry import CLASSICAL
 from vggsfm_cli.errors import WeightsUnavailable
+from vggsfm_cli.folders import whole_file
 from vggsfm_cli.model import VGGSfM, VGGSfMConfig
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -142,10 +143,8 @@ def read_folder(folder: Path) -> VGGSfM:
 def save_model(model: VGGSfM, folder: Path) -> None:
     """Write ``config.json`` and ``model.safetensors``, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{WEIGHTS_FILE}.partial"
-    save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, partial)
-    partial.chmod(0o644)  # the library writes for the owner alone
-    partial.replace(folder / WEIGHTS_FILE)
-    partial = folder / f".{CONFIG_FILE}.partial"
-    partial.write_text(json.dumps(config_to_json(model.config), indent=2) + "\n")
-    partial.replace(folder / CONFIG_FILE)
+    with whole_file(folder / WEIGHTS_FILE) as partial:
+        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, partial)
+        partial.chmod(0o644)  # the library writes for the owner alone
+    with whole_file(folder / CONFIG_FILE) as partial:
+        partial.write_text(json.dumps(config_to_json(model.config), indent=2) + "\n")

@@ -8,6 +8,7 @@ from vggsfm_cli import __version__
 from vggsfm_cli.cli.adjust import adjust
 from vggsfm_cli.cli.benchmark import benchmark
 from vggsfm_cli.cli.compare import compare
+from vggsfm_cli.cli.config import config
 from vggsfm_cli.cli.doctor import doctor
 from vggsfm_cli.cli.evaluate import evaluate
 from vggsfm_cli.cli.export import export, undistort
@@ -65,5 +66,6 @@ app.command()(explained(synth))
 app.add_typer(weights)
 app.add_typer(evaluate)
 app.add_typer(benchmark)
+app.add_typer(config)
 app.command()(explained(doctor))
 app.command()(version)

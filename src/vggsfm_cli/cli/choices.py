@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from vggsfm_cli.model import AdjusterConfig
 
 CameraModel = Literal["SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE"]
-CameraMode = Literal["auto", "single", "per-image"]
+CameraMode = Literal["auto", "single", "per-folder", "per-image"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Preset = Literal["auto", "small", "fast", "v2"]
@@ -72,7 +72,8 @@ def use_threads(count: int | None) -> None:
         return
     import torch
 
-    from vggsfm_cli.threads import limit_cores
+    from vggsfm_cli.threads import available_cores, limit_cores
 
+    count = min(count, 4 * available_cores())  # a pool of a million threads takes the machine down
     torch.set_num_threads(count)
     limit_cores(count)

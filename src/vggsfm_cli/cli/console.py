@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
@@ -38,6 +39,7 @@ def set_up_logging(verbose: int, quiet: bool) -> None:
     logger.setLevel(level)
     logger.handlers = [_StderrHandler()]
     logger.propagate = False
+    warnings.filterwarnings("ignore", module="PIL")  # on oddities of files, which are read or skipped with a reason
 
 
 class _StderrHandler(logging.Handler):

@@ -68,6 +68,7 @@ def tracks(
     from vggsfm_cli.evaluation.scenes import find_scenes
     from vggsfm_cli.evaluation.table import to_markdown
     from vggsfm_cli.evaluation.tracks import RealConfig, RenderedConfig, TracksConfig, evaluate_trackers
+    from vggsfm_cli.folders import whole_file
 
     use_threads(threads)
     folders = find_scenes(bench, scenes) if bench is not None else []
@@ -87,8 +88,9 @@ def tracks(
     text, table = json.dumps(result, indent=1), to_markdown(result)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "tracks.json").write_text(text + "\n")
-        (out / "tracks.md").write_text(table)
+        for name, content in (("tracks.json", text + "\n"), ("tracks.md", table)):
+            with whole_file(out / name) as partial:
+                partial.write_text(content)
     if as_json:
         print(text)  # noqa: T201
     else:

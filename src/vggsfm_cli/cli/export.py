@@ -16,6 +16,7 @@ Out = Annotated[Path, typer.Option(help="Folder to create.", metavar="DIR")]
 Masks = Annotated[
     Path | None, typer.Option(help="Folder of masks to carry along: NAME.jpg.png, black = ignore.", metavar="DIR")
 ]
+MaskInvert = Annotated[bool, typer.Option("--mask-invert", help="In the masks, white = ignore.")]
 BlankPixels = Annotated[
     float,
     typer.Option(min=0.0, max=1.0, help="0 crops until no pixel is blank, 1 keeps all; blank ones are masked."),
@@ -34,6 +35,7 @@ def export(
         typer.Option(help="Folder of the photographs the model was made of; not for ply and txt.", metavar="DIR"),
     ] = None,
     masks: Masks = None,
+    mask_invert: MaskInvert = False,
     blank_pixels: BlankPixels = 0.0,
     downscale: Annotated[
         list[int] | None,
@@ -52,7 +54,8 @@ def export(
     """
     _run(
         model, out, images, target, quiet, as_json,
-        masks=masks, blank_pixels=blank_pixels, downscale=tuple(downscale or ()), overwrite=overwrite,
+        masks=masks, mask_invert=mask_invert, blank_pixels=blank_pixels,
+        downscale=tuple(downscale or ()), overwrite=overwrite,
     )  # fmt: skip
 
 
@@ -61,6 +64,7 @@ def undistort(
     images: Images,
     out: Out,
     masks: Masks = None,
+    mask_invert: MaskInvert = False,
     blank_pixels: BlankPixels = 0.0,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -72,7 +76,18 @@ def undistort(
 
     Example: vggsfm undistort sparse/0 --images photos/ --out undistorted/
     """
-    _run(model, out, images, "3dgs", quiet, as_json, masks=masks, blank_pixels=blank_pixels, overwrite=overwrite)
+    _run(
+        model,
+        out,
+        images,
+        "3dgs",
+        quiet,
+        as_json,
+        masks=masks,
+        mask_invert=mask_invert,
+        blank_pixels=blank_pixels,
+        overwrite=overwrite,
+    )
 
 
 def _run(

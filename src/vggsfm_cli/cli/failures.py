@@ -82,12 +82,13 @@ def explained(command: Callable[Parameters, None]) -> Callable[Parameters, None]
         except BaseException as error:
             if isinstance(error, SystemExit) or (isinstance(error, OSError) and error.errno == errno.EPIPE):
                 raise
-            raise typer.Exit(_tell(error)) from None
+            raise typer.Exit(tell(error)) from None
 
     return run
 
 
-def _tell(error: BaseException) -> int:
+def tell(error: BaseException) -> int:
+    """Print message and hint on stderr; the exit code."""
     failure = explain(error)
     if os.environ.get("VGGSFM_DEBUG", "") not in ("", "0"):
         traceback.print_exception(error)

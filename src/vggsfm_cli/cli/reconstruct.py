@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 @takes_scene_options
 def reconstruct(
     options: "SceneOptions",
-    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder with the photographs of one scene.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGES",
+            help="The photographs of one scene: a folder, a quoted pattern, a .txt list of paths, files; or a video.",
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder to create; models go to DIR/0, DIR/1, ...", metavar="DIR")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result in DIR.")] = False,
     undistort: Annotated[
@@ -31,9 +37,11 @@ def reconstruct(
 ) -> None:
     """Reconstruct cameras and points from photographs.
 
-    Writes COLMAP models, overview.png and report.json into DIR, all at once or not at all.
+    Writes COLMAP models, overview.png, report.json and config.toml into DIR, all at once or not at all.
 
     Example: vggsfm reconstruct photos/ --out sparse/
+
+    Example: vggsfm reconstruct walk.mp4 --out walk/ --undistort splat/
     """
     set_up_logging(verbose, quiet)
     from vggsfm_cli.job import check_places, load_networks, reconstruct_scene, require_registered
@@ -43,7 +51,7 @@ def reconstruct(
     use_threads(options.threads)
     with StageProgress(quiet).drawing() as progress:
         report = reconstruct_scene(
-            images,
+            images[0] if len(images) == 1 else images,
             out,
             options,
             lambda: load_networks(

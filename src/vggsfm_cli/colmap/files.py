@@ -7,6 +7,7 @@ from pathlib import Path
 import pycolmap
 
 from vggsfm_cli import folders
+from vggsfm_cli.colmap.check import check_sizes
 from vggsfm_cli.colmap.convert import from_pycolmap, to_pycolmap
 from vggsfm_cli.errors import InputError
 from vggsfm_cli.scene import Reconstruction
@@ -14,7 +15,7 @@ from vggsfm_cli.scene import Reconstruction
 MODEL_FILES = ("cameras", "images", "points3D")
 NEW_FILES = ("rigs.bin", "frames.bin")
 """Written by COLMAP since 3.12; readers take a model with both of them or with neither."""
-OWN_FILES = ("overview.png", "report.json")
+OWN_FILES = ("overview.png", "report.json", "config.toml")
 
 
 def write_colmap(
@@ -68,6 +69,8 @@ def check_writable(out: Path | str, *, overwrite: bool = False) -> None:
 
 
 def _is_ours(path: Path) -> bool:
+    if path.is_dir() and path.name == "images":
+        return all(re.fullmatch(r"\d+\.jpg", entry.name) for entry in path.iterdir())  # of a video
     if path.is_dir():
         return bool(re.fullmatch(r"\d+", path.name)) and _is_model(path)
     return path.name in OWN_FILES
@@ -110,7 +113,31 @@ def read_colmap(path: Path | str) -> Reconstruction:
         hint = "A model folder holds cameras, images and points3D, as .bin or .txt."
         raise InputError(f"No COLMAP model in {str(path)!r}.", hint)
     try:
-        return from_pycolmap(pycolmap.Reconstruction(folder))
-    except (RuntimeError, ValueError, IndexError) as error:
+        check_sizes(folder)
+        model = from_pycolmap(pycolmap.Reconstruction(folder))
+        _check_numbers(model)
+    except OSError as error:
+        raise InputError(
+            f"The model in {str(folder)!r} cannot be read: {error.strerror}.", "Check its rights."
+        ) from error
+    except (RuntimeError, ValueError, IndexError, KeyError, OverflowError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise InputError(f"The model in {str(folder)!r} is damaged: {reason}", "Write it again.") from error
+    return model
+
+
+def _check_numbers(model: Reconstruction) -> None:
+    """Refuse what no reconstruction holds.
+
+    Raises:
+        ValueError: a pose, a camera, a point or an observation is not finite.
+    """
+    parts = {
+        "pose": model.cameras.cam_from_world,
+        "camera parameter": model.cameras.params,
+        "point": model.xyz_world,
+        "2D point": model.xy,
+    }
+    for name, values in parts.items():
+        if not bool(values.isfinite().all()):
+            raise ValueError(f"it holds a {name} that is not a finite number.")

@@ -18,6 +18,7 @@ from vggsfm_cli.evaluation.datasets.posed import PosedScene, Unreadable
 from vggsfm_cli.evaluation.known_cameras import triangulate_known
 from vggsfm_cli.evaluation.poses import PairErrors, accuracy, auc_by_degrees, pair_errors, without_sign
 from vggsfm_cli.evaluation.surface import Scan, SurfaceConfig, compare_with_scans
+from vggsfm_cli.folders import whole_file
 from vggsfm_cli.io.images import PhotographSet, read_images
 from vggsfm_cli.io.ply import write_ply
 from vggsfm_cli.io.scans import read_alignment, read_points
@@ -145,7 +146,8 @@ def measure_surface(
     seconds = time.perf_counter() - started
     if points_file is not None:
         points_file.parent.mkdir(parents=True, exist_ok=True)
-        write_ply(points_file, xyz, torch.ones_like(xyz))
+        with whole_file(points_file) as partial:
+            write_ply(partial, xyz, torch.ones_like(xyz))
     scans = [Scan(xyz=read_points(path).to(device), world_from_scan=pose) for path, pose in read_alignment(scene.scans)]
     surface = compare_with_scans(xyz.float().to(device), scans, config.surface)
     figures = {}
@@ -283,9 +285,8 @@ def _mean(figures: list[dict[str, float]]) -> dict[str, float]:
 def _write(document: dict[str, Any], out: Path | None) -> None:
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(f".{out.name}.partial")
-        partial.write_text(json.dumps(document, indent=1) + "\n")
-        partial.replace(out)
+        with whole_file(out) as partial:
+            partial.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def to_markdown(document: Mapping[str, Any]) -> str:

@@ -35,12 +35,14 @@ class Photograph:
     Attributes:
         file: where it lies.
         mask: where its mask lies, if it has one.
+        mask_invert: white is to be ignored, not black.
         name: relative path in an export, ending in .jpg, .jpeg or .png.
         size: stored width and height, as the model has them.
     """
 
     file: Path
     mask: Path | None
+    mask_invert: bool
     name: str
     size: tuple[int, int]
 
@@ -69,11 +71,15 @@ class Photograph:
         """True where the photograph is to be used; everywhere if it has no mask."""
         if self.mask is None:
             return np.ones(self.size[::-1], dtype=bool)
-        return read_mask(self.mask, self.size, orientation)
+        return read_mask(self.mask, self.size, orientation, invert=self.mask_invert)
 
 
 def find_photographs(
-    reconstruction: Reconstruction, images: Path | str, masks: Path | str | None = None
+    reconstruction: Reconstruction,
+    images: Path | str,
+    masks: Path | str | None = None,
+    *,
+    mask_invert: bool = False,
 ) -> list[Photograph]:
     """The photographs of all frames.
 
@@ -81,6 +87,7 @@ def find_photographs(
         reconstruction: names them, relative to ``images``.
         images: folder of the photographs.
         masks: folder of their masks, named as COLMAP names them; photographs without one are used whole.
+        mask_invert: white is to be ignored, not black.
 
     Raises:
         InputError: a folder or a photograph is missing, a name leads out of the folder, or no photograph has a mask.
@@ -97,7 +104,13 @@ def find_photographs(
     if masks is not None and not any(found):
         raise InputError(f"No mask of any photograph in {str(masks)!r}.", f"One would be called {names[0]}.png")
     return [
-        Photograph(file=folder / name, mask=mask, name=written, size=(int(size[0]), int(size[1])))
+        Photograph(
+            file=folder / name,
+            mask=mask,
+            mask_invert=mask_invert,
+            name=written,
+            size=(int(size[0]), int(size[1])),
+        )
         for name, mask, written, size in zip(
             names, found, exported_names(names), reconstruction.sizes.tolist(), strict=True
         )

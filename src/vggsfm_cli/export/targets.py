@@ -30,6 +30,7 @@ class ExportOptions:
 
     target: str = "3dgs"
     masks: Path | None = None  # folder of the masks of the photographs, black = ignore
+    mask_invert: bool = False  # white = ignore
     blank_pixels: float = 0.0  # of undistorted pictures: 0 crops until none is left, 1 keeps all content
     downscale: tuple[int, ...] = ()  # gsplat only: fractions of the size to write pictures at, too
     overwrite: bool = False  # replace an earlier export
@@ -110,6 +111,8 @@ def _check_options(options: ExportOptions, images: Path | str | None) -> None:
         raise UsageError(f"The target {options.target} needs the photographs.", "Add --images DIR.")
     if options.masks is not None and options.target not in PICTURE_TARGETS:
         raise UsageError(f"The target {options.target} has no masks.", "Leave out --masks.")
+    if options.mask_invert and options.masks is None:
+        raise UsageError("--mask-invert says how to read masks, and there are none.", "Add --masks DIR.")
     if options.blank_pixels != 0 and options.target not in UNDISTORTED_TARGETS:
         raise UsageError(f"The target {options.target} does not undistort.", "Leave out --blank-pixels.")
     if not 0 <= options.blank_pixels <= 1:
@@ -134,7 +137,7 @@ def _write(
         write_model(reconstruction, folder, legacy=True, text=True)
         return reconstruction
     assert images is not None
-    photographs = find_photographs(reconstruction, images, options.masks)
+    photographs = find_photographs(reconstruction, images, options.masks, mask_invert=options.mask_invert)
     if options.target == "nerfstudio":
         write_nerfstudio(reconstruction, photographs, folder)
         return reconstruction

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
-from PIL import Image
 
 from vggsfm_cli.errors import InputError
 from vggsfm_cli.io.exif import AXIS_CHANGES
-from vggsfm_cli.io.photographs import to_stored
+from vggsfm_cli.io.photographs import open_picture, to_stored
 
 
 def find_mask(folder: Path, name: str) -> Path | None:
@@ -19,7 +18,9 @@ def find_mask(folder: Path, name: str) -> Path | None:
     return None
 
 
-def read_mask(path: Path, size: tuple[int, int], orientation: int = 1) -> Bool[np.ndarray, "H W"]:
+def read_mask(
+    path: Path, size: tuple[int, int], orientation: int = 1, *, invert: bool = False
+) -> Bool[np.ndarray, "H W"]:
     """True where the photograph is to be used, in its stored pixels.
 
     A mask is taken to be drawn on the stored pixels, as COLMAP takes it; one that has the size of the photograph turned
@@ -29,21 +30,26 @@ def read_mask(path: Path, size: tuple[int, int], orientation: int = 1) -> Bool[n
         path: of a picture; any value but black counts as True.
         size: stored width and height of the photograph.
         orientation: EXIF's number in the photograph.
+        invert: any value but black counts as False.
 
     Raises:
         InputError: the file cannot be read, or has another size.
     """
+    unreadable = InputError(f"The mask {str(path)!r} cannot be read.", "Masks are pictures, black = ignore.")
+    fits = [size, *([size[::-1]] if AXIS_CHANGES[orientation][0] else [])]
     try:
-        with Image.open(path) as image:
-            keep = np.array(image.convert("L")) > 0
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"The mask {str(path)!r} cannot be read.", "Masks are pictures, black = ignore.") from error
-    width, height = size
-    if keep.shape == (height, width):
-        return keep
-    if keep.shape == (width, height) and AXIS_CHANGES[orientation][0]:
-        return to_stored(keep, orientation)
-    raise InputError(
-        f"The mask {str(path)!r} has {keep.shape[1]} x {keep.shape[0]} pixels, its photograph {width} x {height}.",
-        "A mask has the size of its photograph.",
-    )
+        with open_picture(path) as image:
+            found = image.size
+            # what has another size is not decoded: it could be a small file that unpacks to gigabytes
+            keep = np.array(image.convert("L")) > 0 if found in fits else None
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders meet damage with anything from OSError to struct.error
+        raise unreadable from error
+    if keep is None:
+        raise InputError(
+            f"The mask {str(path)!r} has {found[0]} x {found[1]} pixels, its photograph {size[0]} x {size[1]}.",
+            "A mask has the size of its photograph.",
+        )
+    stored = keep if found == size else to_stored(keep, orientation)
+    return ~stored if invert else stored

@@ -17,6 +17,13 @@ from vggsfm_cli.io.exif import AXIS_CHANGES, ExifData, read_exif
 MAX_PIXELS = 1_000_000_000
 """Pictures beyond this are refused; Pillow's own limit refuses the 200-megapixel photographs of today's phones."""
 
+BELIEVED_PIXELS = 50_000_000
+MAX_PIXELS_PER_BYTE = 1000
+"""Larger pictures of which a byte stands for more pixels are no photographs, but files made to fill the memory."""
+
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+"""How files begin that Pillow reads with pillow-heif; AVIF it reads itself."""
+
 _OPENING = threading.Lock()
 
 
@@ -28,7 +35,7 @@ def decode(path: Path) -> tuple[UInt8[np.ndarray, "H W 3"], ExifData]:
     Raises:
         OSError, ValueError, SyntaxError and others: whatever Pillow meets in a damaged file.
     """
-    with _open(path) as image:
+    with open_picture(path) as image:
         exif = read_exif(image)
         turned_by_pillow = (
             image.format == "TIFF"
@@ -44,8 +51,8 @@ def read_header(path: Path) -> tuple[tuple[int, int], ExifData]:
     Raises:
         OSError, ValueError, SyntaxError and others: whatever Pillow meets in a damaged file.
     """
-    with _open(path) as image:
-        if image.format != "TIFF":  # whose size Pillow tells turned or not, as it happens
+    with open_picture(path) as image:
+        if image.format not in ("TIFF", "HEIF"):  # whose size Pillow tells turned or not, as it happens
             return (image.width, image.height), read_exif(image)
     pixels, exif = decode(path)
     return (pixels.shape[1], pixels.shape[0]), exif
@@ -110,13 +117,38 @@ def luminance(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W"]:
     return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
 
 
-def _open(path: Path) -> Image.Image:
+def open_picture(path: Path) -> Image.Image:
+    """An opened file, its header read.
+
+    Raises:
+        OSError, ValueError, SyntaxError and others: whatever Pillow meets in a damaged file; also a header that claims
+            more pixels than a photograph of that many bytes has, and a kind of file that needs a missing package.
+    """
+    with path.open("rb") as file:
+        start, length = file.read(12), file.seek(0, 2)
+    if start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS:
+        _learn_heif()
     with _OPENING:  # the limit is a global of Pillow, looked at while the header is read
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
         try:
-            return Image.open(path)
+            image = Image.open(path)
         finally:
             Image.MAX_IMAGE_PIXELS = before
+    pixels = image.width * image.height
+    if pixels > BELIEVED_PIXELS and pixels > MAX_PIXELS_PER_BYTE * length:
+        image.close()
+        raise ValueError(f"it claims {image.width} x {image.height} pixels in {length} bytes")
+    return image
+
+
+def _learn_heif() -> None:
+    """Let Pillow read HEIC and HEIF files; it then turns them upright itself."""
+    with _OPENING:
+        try:
+            import pillow_heif
+        except ImportError:
+            raise ValueError("HEIC files need pip install 'vggsfm-cli[heif]'") from None
+        pillow_heif.register_heif_opener(thumbnails=False)
 
 
 def _rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:

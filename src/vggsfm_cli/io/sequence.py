@@ -11,18 +11,21 @@ from vggsfm_cli.io.exif import AXIS_CHANGES, ExifData
 from vggsfm_cli.io.images import (
     MIN_SIDE_PX,
     NETWORK_MULTIPLE,
+    PhotographSet,
     SkippedImage,
     _check_options,
-    _find,
+    _find_masks,
     _pad,
     _Photograph,
-    _priors,
     _read,
     _reason,
     _stored_from_network,
     _too_few,
 )
+from vggsfm_cli.io.intrinsics import KnownCamera
 from vggsfm_cli.io.photographs import PhotographFiles, read_header
+from vggsfm_cli.io.priors import camera_priors
+from vggsfm_cli.io.sources import FoundImages, Source, find_images
 from vggsfm_cli.scene import ImageSet
 from vggsfm_cli.threads import map_threads
 
@@ -33,41 +36,43 @@ class PhotographSequence:
     """Photographs of one scene in their order; only the frames that ``read`` is asked for are ever decoded.
 
     Attributes:
-        names: of the frames, relative to the folder.
-        skipped: files whose headers cannot be read.
+        names: of the frames.
+        facts: all frames without their pixels, and the files whose headers cannot be read.
     """
 
     def __init__(
         self,
-        source: Path | str | Sequence[Path | str],
+        source: Source | FoundImages,
         *,
+        recursive: bool = False,
         long_side: int = 1024,
         camera_mode: str = "auto",
         camera_model: str = "SIMPLE_RADIAL",
+        intrinsics: Sequence[KnownCamera] = (),
+        masks: Path | str | None = None,
+        mask_invert: bool = False,
     ) -> None:
-        """Read the headers of all files; the arguments are those of ``read_images``.
-
-        Raises:
-            InputError: no such folder, or fewer than two readable images.
-            UsageError: unknown camera model or mode, or one camera for images of several sizes.
-        """
+        """Read the headers of all files; the arguments, and what is raised, are those of ``read_images``."""
         _check_options(long_side, camera_mode, camera_model)
-        files, names, skipped = _find(source)
+        found = source
+        if not isinstance(found, FoundImages):
+            found = find_images(found, recursive=recursive, without=() if masks is None else (Path(masks),))
+        mask_of = _find_masks(masks, found.names)
+        skipped = list(found.skipped)
         headers: list[tuple[tuple[int, int], ExifData]] = []
         kept: list[int] = []
-        for i, result in enumerate(map_threads(_header, files)):
+        for i, result in enumerate(map_threads(_header, found.files)):
             if isinstance(result, str):
-                skipped.append(SkippedImage(name=names[i], reason=result))
-                logger.warning("Skipped %s: %s", names[i], result)
+                skipped.append(SkippedImage(name=found.names[i], reason=result))
+                logger.warning("Skipped %s: %s", found.names[i], result)
             else:
                 headers.append(result)
                 kept.append(i)
         if len(kept) < 2:  # noqa: PLR2004
-            raise _too_few(source, len(kept), skipped)
-        self.names = tuple(names[i] for i in kept)
-        self.skipped = tuple(skipped)
-        self._long_side = long_side
-        self._files = [files[i] for i in kept]
+            raise _too_few(found, len(kept), skipped)
+        self.names = tuple(found.names[i] for i in kept)
+        self._long_side, self._mask_invert = long_side, mask_invert
+        self._files, self._masks = [found.files[i] for i in kept], [mask_of[i] for i in kept]
         sizes, exif = [size for size, _ in headers], [data for _, data in headers]
         small = [_small_size(size, long_side) for size in sizes]
         upright = [
@@ -79,7 +84,7 @@ class PhotographSequence:
             _stored_from_network(size, side, data.orientation)
             for size, side, data in zip(sizes, small, exif, strict=True)
         ]
-        self.facts = ImageSet(
+        self.facts = PhotographSet(
             pixels=torch.zeros(1, len(kept), 3, 0, 0),
             mask=torch.zeros(1, len(kept), 0, 0, dtype=torch.bool),
             frame_valid=torch.ones(1, len(kept), dtype=torch.bool),
@@ -87,9 +92,9 @@ class PhotographSequence:
             stored_size=torch.tensor(sizes)[None],
             names=(self.names,),
             originals=PhotographFiles(self._files, cache_bytes=0),
-            priors=_priors(sizes, exif, camera_mode, camera_model),
+            priors=camera_priors(self.names, sizes, exif, camera_mode, camera_model, intrinsics),
+            skipped=tuple(skipped),
         )
-        """All frames without their pixels."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -98,25 +103,27 @@ class PhotographSequence:
         """Some frames with their pixels (B = 1), on one canvas for all frames of the sequence.
 
         A frame whose file turns out to be damaged is not valid, and is logged.
+
+        Raises:
+            InputError: a mask cannot be read, or does not fit.
         """
-        photographs = list(map_threads(lambda s: _read(self._files[s], self._long_side), frames))
         some = self.facts.some(frames)
         valid = torch.ones(1, len(frames), dtype=torch.bool)
-        pictures = []
+        photographs = []
         originals = PhotographFiles([self._files[s] for s in frames])
-        for k, found in enumerate(photographs):
+        for k, found in enumerate(map_threads(self._photograph, frames)):
             if isinstance(found, _Photograph) and list(found.size) == some.stored_size[0, k].tolist():
-                pictures.append(found.pixels)
+                photographs.append(found)
                 originals.keep(k, found.grey)
             else:
                 reason = found if isinstance(found, str) else "its header tells another size"
                 logger.warning("Skipped %s: %s", self.names[frames[k]], reason)
-                pictures.append(np.zeros((MIN_SIDE_PX, MIN_SIDE_PX, 3), dtype=np.uint8))
+                photographs.append(_nothing())
                 valid[0, k] = False
-        pixels, mask = _pad(pictures, self._canvas)
+        pixels, mask = _pad(photographs, self._canvas)
         return ImageSet(
             pixels=pixels[None],
-            mask=mask[None] & valid[..., None, None],
+            mask=mask[None],
             frame_valid=valid,
             stored_from_network=some.stored_from_network,
             stored_size=some.stored_size,
@@ -124,6 +131,22 @@ class PhotographSequence:
             originals=originals,
             priors=some.priors,
         )
+
+    def _photograph(self, frame: int) -> _Photograph | str:
+        return _read(self._files[frame], self._long_side, self._masks[frame], self._mask_invert)
+
+
+def _nothing() -> _Photograph:
+    """In the place of a damaged file."""
+    pixels = np.zeros((MIN_SIDE_PX, MIN_SIDE_PX, 3), dtype=np.uint8)
+    return _Photograph(
+        pixels=pixels,
+        keep=np.zeros(pixels.shape[:2], dtype=bool),
+        stored_from_network=np.eye(2, 3),
+        size=(MIN_SIDE_PX, MIN_SIDE_PX),
+        exif=ExifData(),
+        grey=pixels[..., 0],
+    )
 
 
 def _header(path: Path) -> tuple[tuple[int, int], ExifData] | str:

@@ -14,6 +14,7 @@ from vggsfm_cli.tracking.evidence import CUES, Evidence, LogOddsConfig
 from vggsfm_cli.tracking.features import DenseEncoder, FeatureMaps
 from vggsfm_cli.tracking.interface import PointTracker
 from vggsfm_cli.tracking.lucas_kanade import LucasKanadeConfig, Pyramid
+from vggsfm_cli.tracking.masks import inside_mask
 from vggsfm_cli.tracking.starts import StartConfig, find_starts, nearest
 from vggsfm_cli.tracking.transformer import TrackTransformerConfig
 
@@ -65,8 +66,9 @@ class CoarseToFineTracker(PointTracker):
     def forward(self, images: ImageSet, queries: Queries, features: FeatureMaps | None = None) -> Tracks:
         """Track ``queries`` (network pixels) through every frame; the result is in stored pixels.
 
-        A track's own query frame has visibility 1 and the covariance of the noise floor. Not visible tracks keep the
-        best guess of their position. Differentiable in the pixels, up to the choice of start.
+        A track's own query frame has visibility 1 and the covariance of the noise floor. Not visible tracks,
+        among them those that end outside the mask, keep the best guess of their position. Differentiable in the pixels,
+        up to the choice of start.
         """
         features = self.encode(images) if features is None else features
         scenes = [self._track_scene(images, queries, features, b) for b in range(queries.xy.shape[0])]
@@ -102,7 +104,11 @@ class CoarseToFineTracker(PointTracker):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Follow the queries of one frame into every frame: position, visibility and covariance, stored pixels."""
         evidence = self.gather(images, features, b, source, xy)
-        return self.conclude(evidence, source, images.scene(b).to_stored(evidence.xy[None])[0])
+        scene = images.scene(b)
+        ends, visibility, covariance = self.conclude(evidence, source, scene.to_stored(evidence.xy[None])[0])
+        usable = inside_mask(images.mask[b], scene.to_network(ends.detach()[None])[0])
+        usable[source] = True
+        return ends, visibility * usable, covariance
 
     def conclude(
         self, evidence: Evidence, source: int, stored: Float[Tensor, "S Q 2"]

@@ -1,8 +1,5 @@
 """Files of a run: written whole or not at all, each small enough to be kept in version control."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -11,22 +8,10 @@ import torch
 from torch import Tensor
 
 from vggsfm_cli.errors import InputError
+from vggsfm_cli.folders import whole_file
 
 PART_BYTES = 15 * 2**20
 """Of tensors in one file; the container adds a little."""
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to; the file takes its true name once it is complete and on the disk."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_checkpoint(path: Path, state: dict[str, Any], part_bytes: int = PART_BYTES) -> None:

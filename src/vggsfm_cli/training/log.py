@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vggsfm_cli.folders import whole_file
 from vggsfm_cli.visualization.curves import Curve, Panel
 
 
@@ -29,7 +30,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def cut_log(path: Path, step: int) -> None:
     """Drop what was logged after ``step``: the run goes on from there."""
     kept = [json.dumps(line) + "\n" for line in read_log(path) if line["step"] <= step]
-    path.write_text("".join(kept), encoding="utf-8")
+    with whole_file(path) as partial:
+        partial.write_text("".join(kept), encoding="utf-8")
 
 
 def panels_of(lines: list[dict[str, Any]]) -> list[Panel]:

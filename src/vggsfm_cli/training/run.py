@@ -7,7 +7,6 @@ from; ``best.pt`` holds the averaged weights with the lowest validation loss, ``
 import json
 import logging
 import math
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from torch import nn
 
 import vggsfm_cli
 from vggsfm_cli.errors import TrainingFailed, UsageError
+from vggsfm_cli.folders import whole_file, whole_folder
 from vggsfm_cli.training.average import AveragedWeights
-from vggsfm_cli.training.checkpoint import read_checkpoint, whole_file, write_checkpoint
+from vggsfm_cli.training.checkpoint import read_checkpoint, write_checkpoint
 from vggsfm_cli.training.config import TrainingConfig, check_same_run, config_as_data
 from vggsfm_cli.training.log import append_line, cut_log, panels_of, read_log
 from vggsfm_cli.training.schedule import learning_rate
@@ -218,13 +218,10 @@ class Run:
         if not (self.folder / BEST).is_file():
             return None
         self.task.module.load_state_dict(read_checkpoint(self.folder / BEST)["weights"])
-        folder, partial = self.folder / EXPORT, self.folder / f".{EXPORT}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+        folder = self.folder / EXPORT
         self.task.module.eval()
-        self.task.export(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        with whole_folder(folder.resolve(), lambda: None) as unfinished:
+            self.task.export(unfinished)
         return folder
 
     def _write_config(self) -> None:

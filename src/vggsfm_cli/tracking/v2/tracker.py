@@ -13,13 +13,12 @@ What differs from the published code, on purpose:
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
-from vggsfm_cli.geometry.sampling import sample
 from vggsfm_cli.scene import ImageSet, Queries, TensorRecord, Tracks
 from vggsfm_cli.tracking.interface import PointTracker
+from vggsfm_cli.tracking.masks import inside_mask
 from vggsfm_cli.tracking.v2.encoders import COARSE_STRIDE, CoarseEncoder, FineEncoder
 from vggsfm_cli.tracking.v2.iterative import FINE, IterativeTrackerConfig
 from vggsfm_cli.tracking.v2.patches import PatchConfig, Refined, refine
@@ -118,7 +117,7 @@ class V2Tracker(PointTracker):
                 continue
             found = self.track(images.pixels[0, frames], maps[frames], queries.xy[0, chosen] - CENTER, home)
             where = (frames[:, None], chosen)
-            usable = _usable(images.mask[0, frames], found.refined.xy + CENTER, self.config.border_px)
+            usable = inside_mask(images.mask[0, frames], found.refined.xy + CENTER, self.config.border_px)
             at_home = (frames == source)[:, None].expand_as(usable)
             seen = torch.where(at_home, torch.ones_like(found.visibility), found.visibility * usable)
             spread = torch.where(at_home[..., None, None], torch.zeros_like(found.refined.spread), found.refined.spread)
@@ -154,11 +153,3 @@ class V2Tracker(PointTracker):
             refined = Refined(xy=xy, spread=spread.expand(*xy.shape[:2], 2, 2))
         visibility = self.coarse.visibilities(coarse.features)[0]
         return FrameTracks(coarse=xy, refined=refined, visibility=visibility)
-
-
-def _usable(mask: Bool[Tensor, "S H W"], xy: Float[Tensor, "S N 2"], border_px: int) -> Bool[Tensor, "S N"]:
-    """Whether positions lie in the image and keep clear of what is masked or padding."""
-    blocked = functional.max_pool2d((~mask).float()[:, None], 2 * border_px + 1, stride=1, padding=border_px)
-    size = xy.new_tensor([mask.shape[-1], mask.shape[-2]])
-    inside = ((xy >= 0) & (xy <= size)).all(-1)
-    return inside & (sample(blocked, xy)[..., 0] < 0.5)  # noqa: PLR2004

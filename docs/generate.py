@@ -1,0 +1,84 @@
+"""Writes docs/cli.md, the reference of all commands, from what the program itself says: ``make docs``."""
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.testing import CliRunner
+
+from vggsfm_cli.cli import scene_options
+from vggsfm_cli.cli.app import app
+from vggsfm_cli.cli.failures import EXIT_CODES
+
+FILE = Path(__file__).with_name("cli.md")
+WIDTH = 100
+TYPER = ".".join(typer.__version__.split(".")[:2])
+"""Another version may lay out the same help differently."""
+
+HEAD = """<!-- Written by docs/generate.py with typer {typer}: change the program, then run `make docs`. -->
+
+# Commands
+
+Every command has `--help` with an example. Results go to stdout, progress and warnings to stderr; `--json` prints the
+result as JSON, `-q` is silent, `-v` and `-vv` say more.
+
+## Exit codes
+
+| code | meaning |
+| --- | --- |
+{codes}
+
+After a code other than 0 the last lines on stderr are `error:` with one sentence, and mostly `hint:` with what to do.
+`VGGSFM_DEBUG=1` adds the traceback.
+
+## Where options about a scene come from
+
+A flag counts before an environment variable, that before the file of `--config` (or `VGGSFM_CONFIG`), that before the
+default. `vggsfm config show` prints what holds and where each value comes from; every result holds a `config.toml` that
+repeats it with `--config`. A file has a line an option, `long-side = 768`, texts in quotes, switches `true` or `false`.
+
+| option | environment | in a file | default |
+| --- | --- | --- | --- |
+{options}
+"""
+
+
+def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command, those within groups too, in the order of the program."""
+    children = getattr(command, "commands", {})
+    if not children:
+        yield path
+    for name, child in children.items():
+        yield from commands(child, (*path, name))
+
+
+def help_of(path: tuple[str, ...]) -> str:
+    shown = CliRunner().invoke(app, [*path, "--help"], prog_name="vggsfm", terminal_width=WIDTH, color=False)
+    text = shown.stdout.split("\n  Exit codes:")[0]
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+def option_rows() -> Iterator[str]:
+    for name, parameter in inspect.signature(scene_options.declared).parameters.items():
+        flag, default = name.replace("_", "-"), parameter.default
+        kind = scene_options.settings()[name].kind
+        value = {bool: "true", int: "N"}.get(kind, '"..."')
+        shown = "not set" if default is None else str(default).lower() if kind is bool else default
+        yield f"| `--{flag}` | `{scene_options.variable(name)}` | `{flag} = {value}` | {shown} |"
+
+
+def reference() -> str:
+    """The whole page."""
+    codes = "\n".join(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items())
+    parts = [HEAD.format(typer=TYPER, codes=codes, options="\n".join(option_rows()))]
+    for path in commands(typer.main.get_command(app)):
+        parts.append(f"## vggsfm {' '.join(path)}\n\n```text\n{help_of(path)}\n```\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    FILE.write_text(reference(), encoding="utf-8")
+    sys.stdout.write(f"{FILE}\n")
