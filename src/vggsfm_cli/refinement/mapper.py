@@ -156,7 +156,9 @@ class _Mapper:
             scale=self.images.pixel_scale.double(),
         )
         index = growth_tracks(self.scene, options.growth_per_cell, options.growth_cells, seed)
-        self.sparse = dataclasses.replace(self.scene, tracks=part_of(self.scene.tracks, index))
+        self.sparse = dataclasses.replace(
+            self.scene, tracks=part_of(self.scene.tracks, index), triangulator=triangulator.geometric
+        )
 
     def run(self) -> list[Reconstruction]:
         """All models."""

@@ -21,6 +21,11 @@ class Triangulator(nn.Module, ABC):
     min_visibility: float
     min_angle_deg: float
 
+    @property
+    def geometric(self) -> "Triangulator":
+        """The triangulation it starts from: quick, for models that still grow."""
+        return self
+
     @abstractmethod
     def forward(self, cameras: Cameras, tracks: Tracks, max_error_px: Float[Tensor, "B S"] | None = None) -> Points:
         """Points of all tracks; those without a trustworthy position have ``valid`` False and finite coordinates.

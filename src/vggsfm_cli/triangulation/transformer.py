@@ -122,6 +122,11 @@ class TriangulationTransformer(Triangulator):
         with torch.no_grad():
             self.head.bias.copy_(torch.tensor([-3.0, 0.0, 0.0, 0.0]))
 
+    @property
+    def geometric(self) -> Triangulator:
+        """RANSAC and DLT alone."""
+        return self.ransac
+
     def forward(self, cameras: Cameras, tracks: Tracks, max_error_px: Float[Tensor, "B S"] | None = None) -> Points:
         """Points of all tracks seen by enough registered frames; arguments as those of ``RansacTriangulator``."""
         found = self.ransac(cameras, tracks, max_error_px)
