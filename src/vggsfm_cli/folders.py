@@ -25,7 +25,7 @@ UNFINISHED, PREVIOUS = "unfinished", "previous"
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 """Of Linux: paths are relative to the working folder; both names change hands."""
 
-NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
+NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV)
 """What a kernel or a file system answers that cannot exchange names."""
 
 

@@ -261,3 +261,46 @@ def test_module_runs_and_public_names_are_lazy() -> None:
     assert set(vggsfm_cli.__all__) <= set(dir(vggsfm_cli))
     with pytest.raises(AttributeError):
         vggsfm_cli.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--mask-invert"], 2, "there are none"),
+        (["--intrinsics", "100,48"], 2, "2 numbers"),
+        (["--intrinsics", "100,48,32", "--refine-principal-point", "yes"], 2, "Leave out one"),
+        (["--seed", str(2**63)], 2, "seed"),
+        (["--config", "nowhere.toml"], 2, "cannot be read"),
+        (["--intrinsics", "nowhere.json"], 3, "cannot be read"),
+        (["--masks", "nowhere"], 3, "No folder"),
+        (["--masks", "masks"], 3, "The mask"),
+    ],
+)
+def test_input_mistakes(
+    options: list[str],
+    code: int,
+    said: str,
+    photographs: Path,
+    tmp_path: Path,
+    pipeline: Callable[[BaseException | None], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "view 0.png").write_bytes(b"broken")
+    result = run(app, ["reconstruct", str(photographs), "--out", "sparse", *options])
+    assert result.exit_code == code and said in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr and not (tmp_path / "sparse").exists()
+
+
+def test_several_paths_and_patterns(
+    photographs: Path, tmp_path: Path, pipeline: Callable[[BaseException | None], None]
+) -> None:
+    chosen = [str(photographs / f"view {s}.jpg") for s in range(3)]
+    for images in (chosen, [str(photographs / "view [0-4].jpg")]):
+        result = run(app, ["reconstruct", *images, "--out", str(tmp_path / "sparse"), "--overwrite", "--no-overview"])
+        assert result.exit_code == 0, result.stderr
+    report = json.loads((tmp_path / "sparse" / "report.json").read_text())
+    assert report["options"]["images"].endswith("view [0-4].jpg")
+    result = run(app, ["reconstruct", *chosen, "--recursive", "--out", str(tmp_path / "x")])
+    assert result.exit_code == 2 and "--recursive" in result.stderr

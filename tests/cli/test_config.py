@@ -118,6 +118,10 @@ def test_any_text_survives_a_file(text: str, tmp_path: Path) -> None:
     assert read_config(path, {"model": Setting(kind=str), "revision": Setting(kind=str)}) == {"model": text}
 
 
+def test_help_has_an_example() -> None:
+    assert "Example: vggsfm config show" in run(app, ["config", "show", "--help"]).stdout
+
+
 def test_no_variable_means_two_things() -> None:
     names = {scene_options.variable(name) for name in inspect.signature(scene_options.declared).parameters}
     others = {"VGGSFM_BENCH", "VGGSFM_REFERENCE", "VGGSFM_TEXTURES", "VGGSFM_DEBUG", scene_options.CONFIG_VARIABLE}

@@ -44,7 +44,8 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--recursive", "--masks", str(folder / "photos" / "masks"), "--mask-invert", "--preset", "fast",
         "--intrinsics", str(folder / "known.json"), "--query-points", "300", "--no-overview", "--threads", "1",
     ]  # fmt: skip
-    first = run(app, ["reconstruct", str(folder / "photos"), "--out", str(folder / "first"), *chosen])
+    undistort = ["--undistort", str(folder / "splat")]
+    first = run(app, ["reconstruct", str(folder / "photos"), "--out", str(folder / "first"), *chosen, *undistort])
     assert first.exit_code == 0, first.stderr
     config = ["--config", str(folder / "first" / "config.toml")]
     again = run(app, ["reconstruct", str(folder / "photos"), "--out", str(folder / "again"), *config])
@@ -76,6 +77,19 @@ def test_the_poses_are_right(result: Path) -> None:
     found = [poses[name][:, :3] for name in list(VIEWS)[:2]]
     cosine = ((found[0] @ found[1].T * (a @ b.T)).sum() - 1) / 2
     assert float(torch.rad2deg(torch.arccos(cosine.clamp(-1, 1)))) < 0.5
+
+
+def test_undistorted_pictures_keep_their_names_and_masks(result: Path) -> None:
+    exported = {"erste Reihe/06.jpg", "erste Reihe/07 ü.png", "08.bmp.png"}
+    for kind, suffix in (("images", ""), ("masks", ".png")):
+        written = {
+            path.relative_to(result / "splat" / kind).as_posix()
+            for path in (result / "splat").rglob("*.*g")
+            if path.is_relative_to(result / "splat" / kind)
+        }
+        assert written == {name + suffix for name in exported}
+    mask = np.asarray(Image.open(result / "splat" / "masks" / "08.bmp.png.png"))
+    assert not mask[:, : MASKED_COLUMNS - 2].any() and mask[:, MASKED_COLUMNS + 2 :].all()
 
 
 def test_equal_seeds_give_equal_bytes(result: Path) -> None:

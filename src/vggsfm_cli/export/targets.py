@@ -43,8 +43,7 @@ def check_export(out: Path | str, *, overwrite: bool = False) -> None:
         UsageError: ``out`` holds other files, or an earlier export and ``overwrite`` is not set.
     """
     out = Path(out).resolve()
-    ours = _is_export(out)
-    folders.check_writable(out, ours=lambda _: ours, holds="an export", inside="export", overwrite=overwrite)
+    folders.check_writable(out, ours=lambda _: _is_export(out), holds="an export", inside="export", overwrite=overwrite)
 
 
 def _is_export(folder: Path) -> bool:
