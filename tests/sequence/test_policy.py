@@ -183,6 +183,16 @@ def test_a_cut_gives_two_models_and_damage_none(tmp_path: Path) -> None:
     assert model.tracker.pairs < 3 * len(files), "each frame is tracked into a few times"
 
 
+def test_a_film_that_begins_in_the_dark(tmp_path: Path) -> None:
+    cameras = ring_cameras(torch.cat([torch.zeros(6), 0.06 * torch.arange(8)]).double())
+    model = ring_model(cameras, wall_points(POINTS))
+    model.tracker.seen[:6] = False
+    found = reconstruct_sequence(PhotographSequence(write_frames(tmp_path, 14), long_side=320), model, options())
+    assert [name[:4] for name in found[0].names] == [f"{s:04d}" for s in range(6, 14)]
+    assert model.tracker.pairs <= 3 * 8, "dark frames are not tracked"
+    assert set(found[0].report["unregistered"]) == {f"{s:04d}.png" for s in range(6)}
+
+
 def test_a_camera_that_stands_still_fails(tmp_path: Path) -> None:
     cameras = ring_cameras(torch.zeros(12, dtype=torch.float64))
     model = ring_model(cameras, wall_points(POINTS))

@@ -12,7 +12,6 @@ from vggsfm_cli.io.images import (
     MIN_SIDE_PX,
     NETWORK_MULTIPLE,
     PhotographSet,
-    SkippedImage,
     _check_options,
     _find_masks,
     _pad,
@@ -25,7 +24,7 @@ from vggsfm_cli.io.images import (
 from vggsfm_cli.io.intrinsics import KnownCamera
 from vggsfm_cli.io.photographs import PhotographFiles, read_header
 from vggsfm_cli.io.priors import camera_priors
-from vggsfm_cli.io.sources import FoundImages, Source, find_images
+from vggsfm_cli.io.sources import FoundImages, SkippedImage, Source, find_images
 from vggsfm_cli.scene import ImageSet
 from vggsfm_cli.threads import map_threads
 

@@ -74,6 +74,12 @@ def look_at(tracker: PointTracker, images: ImageSet, frames: Sequence[int]) -> l
     return [Look(frame=frame, images=images.some([k]), features=features.some([k])) for k, frame in enumerate(frames)]
 
 
+def shows_enough(look: Look, config: KeyframeConfig) -> bool:
+    """Whether a film can be followed from this frame at all."""
+    candidates = look.features.keypoint_score > config.min_score
+    return bool(look.images.frame_valid.all()) and int(candidates.sum()) >= config.min_tracks
+
+
 def follow(tracker: PointTracker, anchor: Anchor, look: Look, scene_map: SceneMap, config: KeyframeConfig) -> Step:
     """Track the anchor's points into another frame."""
     found, kept = track_into(tracker, anchor.look, anchor.sightings, look, config.min_visibility)

@@ -14,7 +14,7 @@ from vggsfm_cli.refinement.model import sensible, triangulate
 from vggsfm_cli.scene import Cameras
 from vggsfm_cli.sequence.options import SequenceOptions
 from vggsfm_cli.sequence.scene_map import SceneMap
-from vggsfm_cli.triangulation.ransac import RansacTriangulator
+from vggsfm_cli.triangulation.interface import Triangulator
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def adjust_jointly(
     scene_map.put_points(used, solution.points)
 
 
-def find_points_anew(scene_map: SceneMap, triangulator: RansacTriangulator, options: SequenceOptions) -> None:
+def find_points_anew(scene_map: SceneMap, triangulator: Triangulator, options: SequenceOptions) -> None:
     """Triangulate all tracks of the placed keyframes; those without a point that holds lose it."""
     frames = scene_map.placed_keyframes
     seen = torch.cat([scene_map.sightings[s].track for s in frames])

@@ -14,7 +14,7 @@ from vggsfm_cli.report import StageClock
 from vggsfm_cli.scene import Progress, ProgressCallback, Reconstruction, silent
 from vggsfm_cli.sequence.building import Part, WindowBuilder
 from vggsfm_cli.sequence.finish import place_frames_between, to_reconstruction
-from vggsfm_cli.sequence.following import Anchor, Look, Step, follow, look_at, wants_keyframe
+from vggsfm_cli.sequence.following import Anchor, Look, Step, follow, look_at, shows_enough, wants_keyframe
 from vggsfm_cli.sequence.joint import adjust_jointly, find_points_anew
 from vggsfm_cli.sequence.loops import Loop, close_loops, find_loops
 from vggsfm_cli.sequence.options import SequenceOptions
@@ -113,7 +113,7 @@ class SequenceRun:
         """Follow the film from a frame until it is lost; the frame to go on from."""
         config = self.options.keyframes
         looks = self.looks(start)
-        look = next((look for look in looks if bool(look.images.frame_valid.all())), None)
+        look = next((look for look in looks if shows_enough(look, config)), None)
         if look is None:
             return len(self.images)
         anchor = builder.keyframe(look, None)
@@ -201,7 +201,7 @@ class SequenceRun:
         """Adjust all keyframes, after points were found anew."""
         with self.clock.stage("adjustment"):
             if anew:
-                find_points_anew(scene_map, self.model.triangulator, self.options)
+                find_points_anew(scene_map, self.model.triangulator.geometric, self.options)
             adjuster = self.options.joint_adjuster.build()
             adjust_jointly(scene_map, scene_map.placed_keyframes, adjuster, self.options, max_error_px=max_error_px)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from vggsfm_cli.camera_estimation.preliminary import cameras_without_poses
 from vggsfm_cli.refinement.model import Scene
 from vggsfm_cli.scene import Cameras, ImageSet, Points, Tracks
-from vggsfm_cli.triangulation.ransac import RansacTriangulator
+from vggsfm_cli.triangulation.interface import Triangulator
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,7 +135,7 @@ class SceneMap:
         return frame, track, xy, covariance
 
     def scene(
-        self, frames: Sequence[int], triangulator: RansacTriangulator, tracks: Int[Tensor, " n"] | None = None
+        self, frames: Sequence[int], triangulator: Triangulator, tracks: Int[Tensor, " n"] | None = None
     ) -> tuple[Scene, Int[Tensor, " n"]]:
         """The dense scene of some frames, and the numbers of its tracks.
 

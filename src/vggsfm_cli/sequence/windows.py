@@ -50,7 +50,7 @@ def map_window(scene_map: SceneMap, frames: Sequence[int], model: VGGSfM, option
     """
     shared = [k for k, s in enumerate(frames) if scene_map.registered[s]]
     new = [k for k in range(len(frames)) if k not in shared]
-    scene, tracks = scene_map.scene(frames, model.triangulator)
+    scene, tracks = scene_map.scene(frames, model.triangulator.geometric)
     window = _grown(scene_map, scene, frames, tracks, new, options)
     if not any(k in window.frames for k in new):
         logger.info("frames %s cannot be placed from the map", [frames[k] for k in new])
@@ -89,13 +89,13 @@ def _from_nothing(
     scene_map: SceneMap, frames: Sequence[int], model: VGGSfM, options: SequenceOptions
 ) -> tuple[Model, Int[Tensor, " n"]] | None:
     """The largest model of a window on its own, and the numbers of its tracks."""
-    scene, tracks = scene_map.scene(frames, model.triangulator)
+    scene, tracks = scene_map.scene(frames, model.triangulator.geometric)
     try:
         found = reconstruct_from_tracks(
             scene.images,
             scene.tracks,
             camera_estimator=None,
-            triangulator=model.triangulator,
+            triangulator=model.triangulator.geometric,
             adjuster=model.adjuster,
             options=_alone(options.mapping),
             seed=options.seed,
