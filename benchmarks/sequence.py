@@ -89,7 +89,8 @@ def measure(scene: Path) -> dict[str, Any]:
         started, cpu = time.perf_counter(), time.process_time()
         parts = run.follow()
         wall, cpu = time.perf_counter() - started, time.process_time() - cpu
-        left_open = run.finish(copy.deepcopy(parts), close_loops=False)[0]
+        shared = {id(images.facts): images.facts}  # never changed, and holds a lock, which cannot be copied
+        left_open = run.finish(copy.deepcopy(parts, shared), close_loops=False)[0]
         started, finish_cpu = time.perf_counter(), time.process_time()
         found = run.finish(parts, close_loops=True)
         wall, cpu = wall + time.perf_counter() - started, cpu + time.process_time() - finish_cpu
