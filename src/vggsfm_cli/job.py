@@ -22,6 +22,7 @@ from vggsfm_cli.errors import TooFewRegistered, UsageError
 from vggsfm_cli.export.targets import ExportOptions, check_export, export_model
 from vggsfm_cli.io.images import read_images
 from vggsfm_cli.io.intrinsics import KnownCamera, read_intrinsics
+from vggsfm_cli.io.lookup import photographs_of
 from vggsfm_cli.io.sequence import PhotographSequence
 from vggsfm_cli.io.sources import Source, find_images
 from vggsfm_cli.io.video import ExtractedFrames, VideoConfig, extract_frames, is_video
@@ -33,6 +34,7 @@ from vggsfm_cli.scene import ProgressCallback, silent
 from vggsfm_cli.sequence import SequenceOptions, reconstruct_sequence
 from vggsfm_cli.tracking.keypoints import Keypoints
 from vggsfm_cli.visualization import save_overview
+from vggsfm_cli.visualization.report import save_html_report
 
 if TYPE_CHECKING:
     from vggsfm_cli.model import AdjusterConfig
@@ -85,6 +87,7 @@ class SceneOptions:
     threads: int | None = None
     min_registered: int = 0
     overview: bool = True
+    report: bool = False
     legacy_colmap: bool = False
 
     def __post_init__(self) -> None:
@@ -218,8 +221,8 @@ def reconstruct_scene(
 
     Args:
         images: folder, pattern, list or files, see ``find_images``; or a video file.
-        out: folder to create, with a model in ``0``, ``1``, ..., ``report.json``, ``config.toml`` and ``overview.png``;
-            with the pictures of a video in ``images``.
+        out: folder to create, with a model in ``0``, ``1``, ..., ``report.json`` and ``config.toml``, if wanted
+            ``overview.png`` and ``report.html``, and the pictures of a video in ``images``.
         options: what the user chose.
         networks: gives the model; it is called once, and its time is the stage "weights" of the report.
         undistort: folder to create with undistorted pictures and ``sparse/0``.
@@ -326,6 +329,16 @@ def _reconstruct(
         report["weights"] = loaded.weights.as_dict()
         if film is not None:
             report["video"] = film.as_dict()
+        if options.report:
+            save_html_report(
+                models,
+                folder / "report.html",
+                title=Path(shown if isinstance(shown, str) else found.root).resolve().name,
+                photographs=photographs_of(photographs),
+                report=report,
+                progress=progress,
+            )
+        if film is not None:
             shutil.move(film.files[0].parent, folder / FRAMES_FOLDER)
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         (folder / "config.toml").write_text(CONFIG_HEADER + to_toml(options.as_config()), encoding="utf-8")

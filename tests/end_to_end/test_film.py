@@ -38,7 +38,7 @@ def test_from_a_video_to_a_trainer(tmp_path: Path) -> None:
     cameras = ring_cameras(0.06 * torch.arange(FRAMES, dtype=torch.float64))
     model = ring_model(cameras, wall_points(3000))
     out, splat = tmp_path / "walk", tmp_path / "splat"
-    options = SceneOptions(fps=10.0, overview=False, query_points=160, long_side=WIDTH)
+    options = SceneOptions(fps=10.0, overview=False, report=True, query_points=160, long_side=WIDTH)
 
     def networks() -> Networks:
         return Networks(weights=resolve_model("small"), model=model, device=torch.device("cpu"))
@@ -56,6 +56,7 @@ def test_from_a_video_to_a_trainer(tmp_path: Path) -> None:
     assert report["options"]["images"] == str(film) and {"video", "tracks", "windows"} <= set(report["stages"])
     assert all(image["registered"] for image in report["images"])
     assert json.loads((out / "report.json").read_text())["models"][0]["keyframes"] >= 2
+    assert "000003.jpg" in (out / "report.html").read_text()
     assert sorted(path.name for path in (splat / "images").iterdir()) == names
     assert len(read_colmap(splat / "sparse" / "0").names) == FRAMES
     again = reconstruct_scene(

@@ -15,8 +15,10 @@ from vggsfm_cli.cli.export import export, undistort
 from vggsfm_cli.cli.failures import EXIT_CODE_HELP, explained
 from vggsfm_cli.cli.inspect import inspect
 from vggsfm_cli.cli.reconstruct import reconstruct
+from vggsfm_cli.cli.report import report
 from vggsfm_cli.cli.synth import synth
 from vggsfm_cli.cli.train import train
+from vggsfm_cli.cli.view import view
 from vggsfm_cli.cli.weights import weights
 
 app = typer.Typer(
@@ -58,6 +60,8 @@ def _root(
 app.command(epilog=EXIT_CODE_HELP)(explained(reconstruct))
 app.command(epilog=EXIT_CODE_HELP)(explained(train))
 app.command()(explained(inspect))
+app.command(epilog=EXIT_CODE_HELP)(explained(report))
+app.command(epilog=EXIT_CODE_HELP)(explained(view))
 app.command(epilog=EXIT_CODE_HELP)(explained(compare))
 app.command(epilog=EXIT_CODE_HELP)(explained(undistort))
 app.command(epilog=EXIT_CODE_HELP)(explained(export))

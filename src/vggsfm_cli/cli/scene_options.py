@@ -109,6 +109,9 @@ def declared(
         int, typer.Option(help="Exit with 5 if the largest model has fewer images than this.", min=0)
     ] = 0,
     overview: Annotated[bool, typer.Option("--overview/--no-overview", help="Draw DIR/overview.png.")] = True,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write DIR/report.html: one page with all there is to see.")
+    ] = False,
     legacy_colmap: Annotated[
         bool, typer.Option("--legacy-colmap", help="Leave out rigs.bin and frames.bin, for older readers.")
     ] = False,

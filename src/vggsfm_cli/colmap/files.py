@@ -15,7 +15,7 @@ from vggsfm_cli.scene import Reconstruction
 MODEL_FILES = ("cameras", "images", "points3D")
 NEW_FILES = ("rigs.bin", "frames.bin")
 """Written by COLMAP since 3.12; readers take a model with both of them or with neither."""
-OWN_FILES = ("overview.png", "report.json", "config.toml")
+OWN_FILES = ("overview.png", "report.json", "report.html", "config.toml")
 
 
 def write_colmap(
@@ -98,6 +98,23 @@ def write_model(model: Reconstruction, folder: Path, *, legacy: bool, text: bool
     if legacy:
         for name in NEW_FILES:
             (folder / name).with_suffix(".txt" if text else ".bin").unlink(missing_ok=True)
+
+
+def model_folders(path: Path | str) -> list[Path]:
+    """The models to be found at a path: the folder itself if it is one, else those of its folders ``0``, ``1``, ...
+
+    Raises:
+        InputError: there is none.
+    """
+    folder = Path(path)
+    if _is_model(folder):
+        return [folder]
+    inside = folder.iterdir() if folder.is_dir() else iter(())
+    numbered = [entry for entry in inside if re.fullmatch(r"\d+", entry.name) and _is_model(entry)]
+    if not numbered:
+        hint = "A model folder holds cameras, images and points3D, as .bin or .txt."
+        raise InputError(f"No COLMAP model in {str(path)!r}.", hint)
+    return sorted(numbered, key=lambda entry: int(entry.name))
 
 
 def read_colmap(path: Path | str) -> Reconstruction:

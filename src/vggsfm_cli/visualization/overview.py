@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.scene import Reconstruction
+from vggsfm_cli.visualization.arrangement import corner_rays, frustum_depth, upright_axes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +82,14 @@ def _arrange(reconstruction: Reconstruction, config: OverviewConfig) -> _Scene:
     rotation, center = poses[:, :, :3], -np.einsum("sji,sj->si", poses[:, :, :3], poses[:, :, 3])
     xyz = reconstruction.xyz_world.detach().cpu().double().numpy()
     color = reconstruction.color.detach().cpu().double().numpy()
-    shown_from_world = _upright_axes(rotation)
+    shown_from_world = upright_axes(rotation)
     xyz, center = xyz @ shown_from_world.T, center @ shown_from_world.T
     keep, middle = _crop(xyz, config)
     everything = np.concatenate([xyz[middle], center])
     origin = (everything.min(0) + everything.max(0)) / 2
     radius = float(np.linalg.norm(everything - origin, axis=1).max()) or 1.0
-    rays = _corner_rays(reconstruction)
-    depth = _frustum_depth(center, radius)
+    rays = corner_rays(reconstruction)
+    depth = frustum_depth(center, radius)
     corners = center[:, None] + depth * np.einsum("ij,skj,skl->sli", shown_from_world, rotation, rays)
     frusta = np.concatenate([center[:, None], corners], axis=1)
     return _Scene(xyz=xyz[keep] - origin, color=_exposed(color[keep], config), frusta=frusta - origin, radius=radius)
@@ -101,37 +101,6 @@ def _exposed(color: Float[np.ndarray, "n 3"], config: OverviewConfig) -> Float[n
         return color
     bright = max(float(np.percentile(color.max(1), 95)), 1e-3)
     return np.minimum(color * np.clip(0.95 / bright, 1.0, config.max_exposure), 1.0)
-
-
-def _upright_axes(rotation: Float[np.ndarray, "s 3 3"]) -> Float[np.ndarray, "3 3"]:
-    """Rows are the directions right, down and away of the picture, in world coordinates.
-
-    Stored pixels need not be upright: a camera held sideways has its x axis up or down. So the direction is up that
-    most cameras have along one of their four image axes, in the sense most of them agree on.
-    """
-    x, y, z = rotation[:, 0], rotation[:, 1], rotation[:, 2]
-    candidates = np.stack([-y, x, -x, y], axis=1)
-    best_up, best_score = -y[0], -np.inf
-    for start in -y:
-        agreement = candidates @ start
-        chosen = agreement.argmax(1)
-        score = agreement.max(1).sum() + 0.2 * (chosen == 0).sum()
-        if score > best_score:
-            best_up, best_score = candidates[np.arange(len(z)), chosen].mean(0), score
-    up = best_up / np.linalg.norm(best_up)
-    away = _perpendicular(z.mean(0), up)
-    if away is None:  # cameras all around, or looking straight down
-        away = _perpendicular(z[0], up)
-    if away is None:
-        away = _perpendicular(np.eye(3)[np.abs(up).argmin()], up)
-    assert away is not None
-    return np.stack([np.cross(-up, away), -up, away])
-
-
-def _perpendicular(direction: Float[np.ndarray, "3"], up: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"] | None:
-    flat = direction - (direction @ up) * up
-    length = float(np.linalg.norm(flat))
-    return flat / length if length > 0.1 else None  # noqa: PLR2004
 
 
 def _crop(
@@ -146,28 +115,6 @@ def _crop(
         ((xyz >= low - slack) & (xyz <= high + slack)).all(1),
         ((xyz >= low) & (xyz <= high)).all(1),
     )
-
-
-def _corner_rays(reconstruction: Reconstruction) -> Float[np.ndarray, "s 3 4"]:
-    """Directions of the four picture corners of each frame, in camera coordinates, at unit depth."""
-    cameras = reconstruction.cameras
-    params = cameras.frame_params[0].detach().cpu().double()
-    models = [cameras.models[c] for c in cameras.camera_index[0].tolist()]
-    rays = np.ones((len(models), 3, 4))
-    for s, (model, (width, height)) in enumerate(zip(models, reconstruction.sizes.tolist(), strict=True)):
-        K = camera_models.calibration_matrix(model, params[s]).numpy()
-        corners = np.array([[0, width, width, 0], [0, 0, height, height], [1, 1, 1, 1]])
-        rays[s] = np.linalg.solve(K, corners)
-    return rays
-
-
-def _frustum_depth(center: Float[np.ndarray, "s 3"], radius: float) -> float:
-    """A size at which neighbouring frusta do not cover one another."""
-    if len(center) < 2:  # noqa: PLR2004
-        return 0.1 * radius
-    distance = np.linalg.norm(center[:, None] - center[None], axis=-1)
-    np.fill_diagonal(distance, np.inf)
-    return float(np.clip(0.6 * np.median(distance.min(1)), 0.03 * radius, 0.12 * radius))
 
 
 def _draw_panel(scene: _Scene, viewpoint: Viewpoint, config: OverviewConfig) -> UInt8[np.ndarray, "H W 3"]:

@@ -27,7 +27,7 @@ from vggsfm_cli.camera_estimation.transformer import (
 from vggsfm_cli.errors import InputError
 from vggsfm_cli.evaluation.poses import pair_errors
 from vggsfm_cli.geometry import pose, robust
-from vggsfm_cli.scene import Cameras, Points, Tracks
+from vggsfm_cli.scene import Cameras, Points, Record, Tracks
 from vggsfm_cli.threads import one_thread_each
 from vggsfm_cli.training.losses import camera_loss, point_loss, position_loss, visibility_loss
 from vggsfm_cli.training.stages import StageSample, tracks_of
@@ -38,6 +38,10 @@ from vggsfm_cli.triangulation.transformer import TriangulationTransformer, Trian
 
 POINT_SCALE = 0.002
 """Error of a point, in median depths, at which it counts less than in proportion."""
+
+
+LONGEST_GRADIENT = 10.0
+"""Of what the adjustment sends back to the stages before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,8 +186,10 @@ class JointTask(Task):
             params=with_lenses(images, sample.start, last).double(),
             registered=torch.ones_like(sample.start.registered),
         )
+        # the derivative of an adjustment that has not converged may be of any length
+        cameras, tracks = bounded(cameras), bounded(tracks)
         limit = 2 * self._limit(sample)
-        points = self.points(cameras, tracks, limit)
+        points = bounded(self.points(cameras, tracks, limit))
         inliers = self.points.inliers(cameras, points, tracks, limit)
         if int(inliers.sum()) < 30:  # noqa: PLR2004
             return None
@@ -254,6 +260,24 @@ class JointTask(Task):
             start = next(prefix for prefix in prefixes if name.startswith(prefix))
             state[prefixes[start] + name.removeprefix(start)] = value.cpu().contiguous()
         save_file(state, folder / "joint.safetensors")
+
+
+def bounded(record: Record) -> Record:
+    """The same record; a gradient that comes back is finite and no longer than ``LONGEST_GRADIENT``, each tensor's."""
+
+    def bound(tensor: Tensor) -> Tensor:
+        if not tensor.requires_grad:
+            return tensor
+        passed = tensor.clone()
+        passed.register_hook(_shortened)
+        return passed
+
+    return record._map(bound)
+
+
+def _shortened(gradient: Tensor) -> Tensor:
+    finite = gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    return finite * (LONGEST_GRADIENT / finite.norm().clamp(min=LONGEST_GRADIENT))
 
 
 def adjusted_point_error(sample: StageSample, chain: Chain) -> Float[Tensor, " K"]:
