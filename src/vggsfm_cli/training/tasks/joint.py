@@ -40,8 +40,11 @@ POINT_SCALE = 0.002
 """Error of a point, in median depths, at which it counts less than in proportion."""
 
 
+FARTHEST = 100.0
+"""Error of a point, in median depths, beyond which it does not matter how far off it is."""
+
 LONGEST_GRADIENT = 10.0
-"""Of what the adjustment sends back to the stages before it."""
+"""Of what a stage sends back to those before it: near a degenerate view a derivative may be of any length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +140,7 @@ class JointTask(Task):
         joint = self.config.joint
         tracks = tracks_of(self.tracker, scene)
         terms = {"tracks": self._track_loss(scene, tracks, sample)}
-        passed = tracks if joint else tracks.detach()
+        passed = bounded(tracks) if joint else tracks.detach()
         images = sample.images()
         views, state = views_of(images, passed, sample.start)
         states = self.cameras.refine(views, state, sample.thumbnail, images.frame_valid)
@@ -186,7 +189,6 @@ class JointTask(Task):
             params=with_lenses(images, sample.start, last).double(),
             registered=torch.ones_like(sample.start.registered),
         )
-        # the derivative of an adjustment that has not converged may be of any length
         cameras, tracks = bounded(cameras), bounded(tracks)
         limit = 2 * self._limit(sample)
         points = bounded(self.points(cameras, tracks, limit))
@@ -289,7 +291,8 @@ def adjusted_point_error(sample: StageSample, chain: Chain) -> Float[Tensor, " K
     if len(ours) == 0:
         return ours.new_zeros(0)
     depth, true_depth = ours[:, 2].median().abs().clamp(min=1e-6), theirs[:, 2].median().abs().clamp(min=1e-6)
-    return ((ours / depth - theirs / true_depth).square().sum(-1) + 1e-18).sqrt()
+    error = ((ours / depth - theirs / true_depth).square().sum(-1) + 1e-18).sqrt()
+    return torch.where(error.isfinite(), error, torch.full_like(error, FARTHEST)).clamp(max=FARTHEST)
 
 
 def _typical_depth(sample: StageSample) -> Float[Tensor, ""]:
