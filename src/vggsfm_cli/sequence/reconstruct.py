@@ -107,6 +107,7 @@ class SequenceRun:
             start = self._follow_part(part, builder, start)
             builder.finish()
             parts.append(part)
+        self.progress(Progress(stage="frames", done=len(self.images), total=len(self.images)))
         return parts
 
     def _follow_part(self, part: Part, builder: WindowBuilder, start: int) -> int:
