@@ -65,7 +65,7 @@ def option_rows() -> Iterator[str]:
     for name, parameter in inspect.signature(scene_options.declared).parameters.items():
         flag, default = name.replace("_", "-"), parameter.default
         kind = scene_options.settings()[name].kind
-        value = {bool: "true", int: "N"}.get(kind, '"..."')
+        value = {bool: "true", int: "N", float: "N"}.get(kind, '"..."')
         shown = "not set" if default is None else str(default).lower() if kind is bool else default
         yield f"| `--{flag}` | `{scene_options.variable(name)}` | `{flag} = {value}` | {shown} |"
 

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,10 +77,10 @@ def _parse(path: Path) -> dict[str, object]:
 
 
 def _checked(path: Path, key: str, value: object, setting: Setting) -> Value:
-    if setting.kind is float and type(value) is int:
+    if setting.kind is float and type(value) is int and abs(value) < 2**53:
         value = float(value)
     # bool is an int to Python, not to a reader
-    if not isinstance(value, bool | int | float | str) or type(value) is not setting.kind:
+    if not isinstance(value, bool | int | float | str) or type(value) is not setting.kind or _not_finite(value):
         shown = json.dumps(value, ensure_ascii=False, default=str)[:60]
         raise UsageError(
             f"{str(path)!r} sets {key!r} to {shown}, which is not {KIND_NAMES[setting.kind]}.", _example(key, setting)
@@ -90,6 +91,10 @@ def _checked(path: Path, key: str, value: object, setting: Setting) -> Value:
             f"Choose one of: {', '.join(setting.choices)}.",
         )
     return value
+
+
+def _not_finite(value: Value) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _example(key: str, setting: Setting) -> str:
@@ -114,4 +119,4 @@ def _key(name: str) -> str:
 def _literal(value: Value) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON's escapes are TOML's but for DEL
-    return str(value).lower()
+    return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -122,6 +122,17 @@ def test_help_has_an_example() -> None:
     assert "Example: vggsfm config show" in run(app, ["config", "show", "--help"]).stdout
 
 
+def test_numbers_with_a_point(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.toml"
+    path.write_text(to_toml({"fps": 2.5, "overlap": 1e-05}) + "share = 2\n")
+    known = {name: Setting(kind=float) for name in ("fps", "overlap", "share")}
+    assert read_config(path, known) == {"fps": 2.5, "overlap": 1e-05, "share": 2.0}
+    for text in ("true", "nan", "-inf", "'2'", "[2.0]"):
+        path.write_text(f"fps = {text}\n")
+        with pytest.raises(UsageError, match="which is not a number"):
+            read_config(path, known)
+
+
 def test_no_variable_means_two_things() -> None:
     names = {scene_options.variable(name) for name in inspect.signature(scene_options.declared).parameters}
     others = {"VGGSFM_BENCH", "VGGSFM_REFERENCE", "VGGSFM_TEXTURES", "VGGSFM_DEBUG", scene_options.CONFIG_VARIABLE}

@@ -90,6 +90,8 @@ def test_recursive_needs_a_folder(folder: Path) -> None:
     for source in (folder / "*.jpg", [folder / "a 2.jpg"]):
         with pytest.raises(UsageError, match="--recursive"):
             find_images(source, recursive=True)
+    with pytest.raises(InputError, match="No such file or folder"):
+        find_images(folder / "nowhere", recursive=True)
 
 
 def test_too_few_says_what_to_try(folder: Path) -> None:

@@ -69,16 +69,16 @@ def find_images(source: Source, *, recursive: bool = False, without: Sequence[Pa
         items, shown = _listed(items[0]), repr(str(items[0]))
     elif len(items) == 1:
         shown = repr(str(items[0]))
-    if recursive and not any(item.is_dir() for item in items):
-        raise UsageError(
-            "--recursive needs a folder to enter.", "A pattern enters folders by itself: 'photos/**/*.jpg'."
-        )
     hidden = {folder.resolve() for folder in without}
     missing = [item for item in items if not item.exists() and not _is_pattern(item)]
     if missing:
         of = f"{len(missing)} of {len(items)} paths are missing." if len(items) > 1 else "Check the path."
         kind = "file or folder" if len(items) == 1 else "file"
         raise InputError(f"No such {kind}: {str(missing[0])!r}.", of)
+    if recursive and not any(item.is_dir() for item in items):
+        raise UsageError(
+            "--recursive needs a folder to enter.", "A pattern enters folders by itself: 'photos/**/*.jpg'."
+        )
     files = [path for item in items for path in _files(item, recursive=recursive, without=hidden)]
     if len({path.absolute() for path in files}) < len(files):
         raise InputError("A file is listed twice.", "List each photograph once.")
