@@ -33,6 +33,7 @@ DOORS = {
     "huggingface_hub": ("checkpoints",),
     "typer": ("cli",),
     "rich": ("cli",),
+    "ray": ("batch/ray_",),
     "theseus": ("bundle_adjustment/theseus_",),
     "PIL": ("io", "visualization"),
     "cv2": ("io", "visualization"),

@@ -215,18 +215,20 @@ def reconstruct_scene(
     *,
     undistort: Path | None = None,
     overwrite: bool = False,
+    notes: Mapping[str, Any] | None = None,
     progress: ProgressCallback = silent,
 ) -> dict[str, Any]:
     """Read the photographs of one scene, reconstruct it, and write its models, picture and report.
 
     Args:
         images: folder, pattern, list or files, see ``find_images``; or a video file.
-        out: folder to create, with a model in ``0``, ``1``, ..., ``report.json`` and ``config.toml``, if wanted
+        out: folder to create, with a model in ``0``, ``1``, ..., ``report.json``, ``config.toml``, if wanted
             ``overview.png`` and ``report.html``, and the pictures of a video in ``images``.
         options: what the user chose.
         networks: gives the model; it is called once, and its time is the stage "weights" of the report.
         undistort: folder to create with undistorted pictures and ``sparse/0``.
         overwrite: replace earlier results.
+        notes: JSON types to add to the report, by keys of their own.
         progress: is told how far it is.
 
     Returns:
@@ -248,6 +250,7 @@ def reconstruct_scene(
             film=film,
             undistort=undistort,
             overwrite=overwrite,
+            notes=notes,
             progress=progress,
         )
 
@@ -257,7 +260,7 @@ def _pictures(
     images: Source, out: Path, options: SceneOptions, clock: StageClock, progress: ProgressCallback
 ) -> Iterator[tuple[Source, ExtractedFrames | None]]:
     """The photographs; those of a video lie in a folder beside ``out`` until the result takes them over."""
-    if not _is_video(images):
+    if not isinstance(images, Path | str) or not is_video(images):
         yield images, None
         return
     parent = out.resolve().parent
@@ -265,17 +268,8 @@ def _pictures(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".frames", dir=parent) as folder:
         config = VideoConfig(fps=float(options.fps), max_frames=options.max_frames)
         with clock.stage("video"):
-            film = extract_frames(_video(images), Path(folder) / FRAMES_FOLDER, config, progress=progress)
+            film = extract_frames(images, Path(folder) / FRAMES_FOLDER, config, progress=progress)
         yield film.files, film
-
-
-def _is_video(images: Source) -> bool:
-    return isinstance(images, Path | str) and is_video(images)
-
-
-def _video(images: Source) -> Path:
-    assert isinstance(images, Path | str)
-    return Path(images)
 
 
 def _reconstruct(
@@ -289,6 +283,7 @@ def _reconstruct(
     film: ExtractedFrames | None,
     undistort: Path | None,
     overwrite: bool,
+    notes: Mapping[str, Any] | None,
     progress: ProgressCallback,
 ) -> dict[str, Any]:
     """As ``reconstruct_scene``, from pictures, which are frames of ``film`` if it is given."""
@@ -333,13 +328,14 @@ def _reconstruct(
             save_html_report(
                 models,
                 folder / "report.html",
-                title=Path(shown if isinstance(shown, str) else found.root).resolve().name,
+                title=Path(shown).resolve().name if isinstance(shown, str) else out.resolve().name,
                 photographs=photographs_of(photographs),
                 report=report,
                 progress=progress,
             )
         if film is not None:
             shutil.move(film.files[0].parent, folder / FRAMES_FOLDER)
+        report.update(notes or {})
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         (folder / "config.toml").write_text(CONFIG_HEADER + to_toml(options.as_config()), encoding="utf-8")
 

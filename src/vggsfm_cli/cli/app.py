@@ -6,6 +6,7 @@ import typer
 
 from vggsfm_cli import __version__
 from vggsfm_cli.cli.adjust import adjust
+from vggsfm_cli.cli.batch import batch
 from vggsfm_cli.cli.benchmark import benchmark
 from vggsfm_cli.cli.compare import compare
 from vggsfm_cli.cli.config import config
@@ -58,6 +59,7 @@ def _root(
 
 
 app.command(epilog=EXIT_CODE_HELP)(explained(reconstruct))
+app.command(epilog=EXIT_CODE_HELP)(explained(batch))
 app.command(epilog=EXIT_CODE_HELP)(explained(train))
 app.command()(explained(inspect))
 app.command(epilog=EXIT_CODE_HELP)(explained(report))

@@ -20,7 +20,7 @@ EXIT_CODES = {
     1: "internal error",
     2: "usage: an option or a combination that makes no sense",
     3: "input that cannot be read, or not enough of it",
-    4: "reconstruction failed",
+    4: "reconstruction failed, or that of any scene of a batch",
     5: "fewer images registered than --min-registered (the model is written)",
     6: "weights unavailable",
     7: "out of memory",

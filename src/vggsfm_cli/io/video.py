@@ -70,8 +70,8 @@ class ExtractedFrames:
 
 
 def is_video(path: Path | str) -> bool:
-    """Whether a path names a file of a kind that is read as a video."""
-    return Path(path).suffix.lower() in SUFFIXES
+    """Whether a path names a file, there or not, of a kind that is read as a video."""
+    return Path(path).suffix.lower() in SUFFIXES and not Path(path).is_dir()
 
 
 def extract_frames(

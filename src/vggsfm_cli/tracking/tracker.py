@@ -103,8 +103,8 @@ class CoarseToFineTracker(PointTracker):
         self, images: ImageSet, features: FeatureMaps, b: int, source: int, xy: Float[Tensor, "Q 2"]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Follow the queries of one frame into every frame: position, visibility and covariance, stored pixels."""
-        evidence = self.gather(images, features, b, source, xy)
         scene = images.scene(b)
+        evidence = self.gather(images, features, b, source, xy)
         ends, visibility, covariance = self.conclude(evidence, source, scene.to_stored(evidence.xy[None])[0])
         usable = inside_mask(images.mask[b], scene.to_network(ends.detach()[None])[0])
         usable[source] = True
