@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from vggsfm_cli.threads import available_cores, limit_cores, map_threads, one_thread_each
+from vggsfm_cli.threads import at_most, available_cores, limit_cores, map_threads, one_thread_each, side_by_side
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +76,18 @@ def test_one_core_and_an_accelerator_use_no_threads() -> None:
     assert set(map_threads(lambda _: threading.get_ident(), range(3))) == {here}
     limit_cores(None)
     assert available_cores() >= 1
+
+
+def test_fewer_cores_within_a_block() -> None:
+    here = threading.get_ident()
+    with at_most(1):
+        assert available_cores() == side_by_side() == 1
+        with at_most(5):  # never more than outside
+            assert set(map_threads(lambda _: threading.get_ident(), range(3))) == {here}
+    with at_most(5):
+        assert available_cores() == side_by_side() == 2
+    assert side_by_side("cuda") == 1
+    assert list(map_threads(lambda _: side_by_side(), range(2))) == [1, 1]
 
 
 @pytest.mark.parametrize("cores", [1, 2])

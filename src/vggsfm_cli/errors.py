@@ -54,3 +54,25 @@ class TrainingFailed(VGGSfMError):
     """Training that can no longer get better, as its loss or gradient is not finite; the message names the step."""
 
     exit_code = 8
+
+
+class NotEnoughMemory(VGGSfMError):
+    """Even the smallest pieces of work need more memory than there may be."""
+
+    exit_code = 7
+
+
+OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "insufficient memory")
+"""In messages of torch's and OpenCV's allocators, which raise RuntimeErrors of their own."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of Python, torch or OpenCV says that memory ran out."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        type(error).__name__ == "OutOfMemoryError"
+        or (
+            (isinstance(error, RuntimeError | OSError) or type(error).__module__.startswith("cv2"))
+            and any(words in text for words in OUT_OF_MEMORY_WORDS)
+        )
+    )

@@ -84,6 +84,7 @@ class SceneOptions:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: str = "float32"
+    max_memory: float | None = None
     threads: int | None = None
     min_registered: int = 0
     overview: bool = True
@@ -123,6 +124,7 @@ class SceneOptions:
             keypoints=self.queries,
             query_points=self.query_points,
             network_side=self.long_side,
+            max_memory_gb=self.max_memory,
         )
 
     def sequence_options(self) -> SequenceOptions:

@@ -13,6 +13,8 @@ from vggsfm_cli.camera_estimation.v2 import V2CameraPredictor
 from vggsfm_cli.checkpoints.keypoints import load_detector
 from vggsfm_cli.errors import ReconstructionFailed, UsageError
 from vggsfm_cli.io.squares import square_images
+from vggsfm_cli.memory.budget import Budget, FrugalTracker
+from vggsfm_cli.memory.plan import size_of
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.refinement.calibration import Choice
 from vggsfm_cli.refinement.densify import DensifyConfig, add_points
@@ -61,6 +63,7 @@ class ReconstructOptions:
     query_points: int | None = None  # tracks that a frame starts; the number in the rounds if None
     network_side: int | None = None  # of the squares that v2 sees, pixels; that of its rounds if None
     precision: str = "float32"  # of the networks, a name in PRECISIONS
+    max_memory_gb: float | None = None  # for networks and tracks, GB of 10^9 bytes; a share of what is free if None
     seed: int = 0  # of everything random
     refine_principal_point: str = "auto"  # at the end: auto where the views determine it, yes, or no
 
@@ -96,12 +99,14 @@ class Sighted:
         tracks: in stored pixels.
         cameras: predicted from the images; None where the model finds them from the tracks.
         keypoints: what found the points where tracks start.
+        tracker: the model's, within the memory there may be.
     """
 
     images: ImageSet
     tracks: Tracks
     cameras: Cameras | None
     keypoints: str
+    tracker: FrugalTracker
 
 
 @torch.no_grad()
@@ -118,6 +123,7 @@ def reconstruct(
         holds its figures; that of the first also the time and memory of each stage, and why images were left out.
 
     Raises:
+        NotEnoughMemory: networks and tracks need more than there may be.
         ReconstructionFailed: a stage found too little to go on; the message names it and the counts.
         UsageError: options that the model cannot follow.
     """
@@ -137,10 +143,15 @@ def reconstruct(
         if options.densify.points > 0:
             with clock.stage("extra points"):
                 precision = PRECISIONS[options.precision]
-                found[0] = add_points(found[0], sighted.images, model.tracker, options.densify, precision, progress)
+                found[0] = add_points(found[0], sighted.images, sighted.tracker, options.densify, precision, progress)
         with clock.stage("colors"):
             found = [colorize(reconstruction, sighted.images) for reconstruction in found]
-    extra = {"preset": preset_of(model, options), "keypoints": sighted.keypoints, "stages": clock.as_dict()}
+    extra = {
+        "preset": preset_of(model, options),
+        "keypoints": sighted.keypoints,
+        "memory": sighted.tracker.budget.as_dict(),
+        "stages": clock.as_dict(),
+    }
     found[0] = dataclasses.replace(found[0], report={**found[0].report, **extra})
     return found
 
@@ -153,24 +164,61 @@ def preset_of(model: VGGSfM, options: ReconstructOptions) -> Preset:
 
 
 def sight(images: ImageSet, model: VGGSfM, options: ReconstructOptions, progress: ProgressCallback = silent) -> Sighted:
-    """Tracks through one scene (B = 1), and cameras where the model predicts them from the images."""
-    precision = PRECISIONS[options.precision]
-    if not isinstance(model.config.tracker, V2TrackerConfig):
-        if options.keypoints != "auto":
-            raise UsageError(
-                f"The tracker of {model.config.name!r} finds key points itself; {options.keypoints!r} are for v2.",
-                "Leave out --queries, or use --model v2.",
-            )
-        rounds = options.tracking_rounds()
+    """Tracks through one scene (B = 1), and cameras where the model predicts them from the images.
 
-        def partners(features: FeatureMaps) -> Bool[Tensor, "S S"]:
-            dice = torch.Generator().manual_seed(options.seed)
-            return choose_partners(features, images.frame_valid[0], options.retrieval, dice)
-
-        tracks = track_in_rounds(
-            model.tracker, images, rounds, precision=precision, progress=progress, choose_partners=partners
+    Raises:
+        NotEnoughMemory: the smallest pieces need more than there may be.
+        UsageError: key points for a tracker that has its own.
+    """
+    is_v2 = isinstance(model.config.tracker, V2TrackerConfig)
+    if options.keypoints != "auto" and not is_v2:
+        raise UsageError(
+            f"The tracker of {model.config.name!r} finds key points itself; {options.keypoints!r} are for v2.",
+            "Leave out --queries, or use --model v2.",
         )
-        return Sighted(images=images, tracks=tracks, cameras=None, keypoints="the tracker's own")
+    budget = plan_memory(images, model, options)
+    progress(Progress(stage="memory", done=1, total=1, detail=str(budget)))
+    tracker = FrugalTracker(model.tracker.in_precision(PRECISIONS[options.precision]), budget)
+    if is_v2:
+        return _sight_as_v2(images, model, tracker, options, progress)
+    rounds = dataclasses.replace(options.tracking_rounds(), side_by_side=budget.plan.side_by_side)
+
+    def partners(features: FeatureMaps) -> Bool[Tensor, "S S"]:
+        dice = torch.Generator().manual_seed(options.seed)
+        return choose_partners(features, images.frame_valid[0], options.retrieval, dice)
+
+    tracks = track_in_rounds(
+        tracker,
+        images,
+        rounds,
+        precision=PRECISIONS[options.precision],
+        progress=progress,
+        choose_partners=partners,
+    )
+    return Sighted(images=images, tracks=tracks, cameras=None, keypoints="the tracker's own", tracker=tracker)
+
+
+def plan_memory(images: ImageSet, model: VGGSfM, options: ReconstructOptions) -> Budget:
+    """The pieces in which networks and tracks of this scene are computed.
+
+    Raises:
+        NotEnoughMemory: the smallest pieces need more than there may be.
+    """
+    rounds, rounds_v2 = options.tracking_rounds(), options.tracking_rounds_v2()
+    if isinstance(model.config.tracker, V2TrackerConfig):
+        queries, query_frames, at_once = rounds_v2.points_per_frame, rounds_v2.query_frames, 1
+    else:
+        queries = rounds.queries.points_per_frame
+        query_frames, at_once = rounds.max_query_frames, rounds.at_once(images.pixels.shape[1])
+    size = size_of(
+        images, model.config, queries=queries, query_frames=query_frames, at_once=at_once, side_px=rounds_v2.side_px
+    )
+    return Budget.make(size, model.config, images.pixels.device, options.max_memory_gb)
+
+
+def _sight_as_v2(
+    images: ImageSet, model: VGGSfM, tracker: FrugalTracker, options: ReconstructOptions, progress: ProgressCallback
+) -> Sighted:
     config, predictor, cameras = options.tracking_rounds_v2(), model.camera_estimator, None
     detector = load_detector(options.keypoints, images.pixels.device)
     images = square_images(images, config.side_px)
@@ -178,12 +226,13 @@ def sight(images: ImageSet, model: VGGSfM, options: ReconstructOptions, progress
     order = [frames[i] for i in middle_first(len(frames))]
     if isinstance(predictor, V2CameraPredictor):
         progress(Progress(stage="cameras", done=0, total=1))
-        seen = predictor.look(images)
+        seen = tracker.budget.run(lambda _: predictor.look(images))
         order = frame_order(seen[0], frames, config)
-        cameras = predictor.predict(images, seen, order[: config.query_frames])
+        cameras = tracker.budget.run(lambda _: predictor.predict(images, seen, order[: config.query_frames]))
         progress(Progress(stage="cameras", done=1, total=1))
-    tracks = track_from_frames(model.tracker, images, order, detector, config, precision, progress)
-    return Sighted(images=images, tracks=tracks, cameras=cameras, keypoints=detector.name)
+    precision = PRECISIONS[options.precision]
+    tracks = track_from_frames(tracker, images, order, detector, config, precision, progress)
+    return Sighted(images=images, tracks=tracks, cameras=cameras, keypoints=detector.name, tracker=tracker)
 
 
 def _map(

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
@@ -24,6 +25,9 @@ _worker = threading.local()
 """Has ``inside`` set on the threads of ``map_threads``, where further work runs one piece after the other."""
 
 
+_at_most: ContextVar[int | None] = ContextVar("_at_most", default=None)
+
+
 def limit_cores(count: int | None) -> None:
     """Use at most so many cores from now on; for the start of a program, not for a library."""
     global _limit  # noqa: PLW0603
@@ -32,9 +36,29 @@ def limit_cores(count: int | None) -> None:
 
 def available_cores() -> int:
     """Cores this process may use."""
+    most = _at_most.get()
+    if most is not None:
+        return most
     if _limit is not None:
         return _limit
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def at_most(count: int) -> Iterator[None]:
+    """Within this block, use no more than so many cores: fewer pieces of work are in memory at the same time."""
+    token = _at_most.set(min(count, available_cores()))
+    try:
+        yield
+    finally:
+        _at_most.reset(token)
+
+
+def side_by_side(device: torch.device | str = "cpu") -> int:
+    """How many pieces of work ``map_threads`` would do at the same time, if there are enough."""
+    if torch.device(device).type != "cpu" or getattr(_worker, "inside", False):
+        return 1
+    return available_cores()
 
 
 @contextmanager
@@ -57,8 +81,8 @@ def map_threads(
     on is each thread's own affair in torch; here the threads take it from the caller.
     """
     work = list(items)
-    workers = min(available_cores(), len(work))
-    if workers <= 1 or torch.device(device).type != "cpu" or getattr(_worker, "inside", False):
+    workers = min(side_by_side(device), len(work))
+    if workers <= 1:
         yield from map(function, work)
         return
     gradients, autocast = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")

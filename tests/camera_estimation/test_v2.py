@@ -48,6 +48,25 @@ def test_each_iteration_as_published(head: V2CameraPredictor) -> None:
         torch.testing.assert_close(found.encodings[0], FIXTURE["step_pose_out"][step], atol=3e-6, rtol=0)
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+def test_each_iteration_as_published_on_cuda() -> None:
+    """With ten times the tolerance, as other kernels add in another order."""
+    on_cuda = predictor(SMALL).to("cuda")
+    known = {name: value.to("cuda") for name, value in FIXTURE.items()}
+    for step in range(4):
+        found = on_cuda.step(
+            known["rgb_feat_init"], known["step_feat_in"][None, step], known["step_pose_in"][None, step]
+        )
+        for here, there, atol in (
+            (found.trunk, "trunk_out", 3e-4),
+            (found.update, "delta", 3e-5),
+            (found.features, "feat_out", 3e-4),
+            (found.encodings, "pose_out", 3e-5),
+        ):
+            torch.testing.assert_close(here[0], known[f"step_{there}"][step], atol=atol, rtol=0)
+
+
 def test_iterations_follow_one_another(head: V2CameraPredictor) -> None:
     steps = head.iterate(FIXTURE["rgb_feat_init"])
     assert len(steps) == 4

@@ -178,7 +178,7 @@ def test_weights_commands(served):
     listed = {row["name"]: row for row in json.loads(run(app, ["weights", "list", "--json"]).stdout)}
     assert listed["small"]["state"] == "bundled" and listed["v2"]["state"] == "not downloaded"
     missing = run(app, ["weights", "path", "v2"])
-    assert missing.exit_code == 6 and "not in the cache" in missing.stderr and missing.stdout == ""
+    assert missing.exit_code == 6 and "not on this disk" in missing.stderr and missing.stdout == ""
     assert served.asked == []
     got = run(app, ["weights", "download", "v2", "--json"])
     assert got.exit_code == 0 and "CC BY-NC 4.0" in got.stderr and "download" in got.stderr

@@ -81,12 +81,6 @@ def fails_honestly(result: Any, model: Path) -> None:
     assert not (model / "sparse").exists()
 
 
-def test_weights_that_know_nothing_end_in_a_clear_failure(photographs: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    save_model(with_recipe_weights(SHALLOW), folder)
-    fails_honestly(run(photographs, folder, "--long-side", "128", "--query-points", "64"), folder)
-
-
 def test_a_published_file_is_converted_loaded_and_run(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,7 +95,13 @@ def test_a_published_file_is_converted_loaded_and_run(
     assert len(loaded) == len(published)
     for name, value in published.items():
         assert torch.equal(loaded[our_key(name)], value), name
-    fails_honestly(run(photographs, folder, "--long-side", "128", "--query-points", "64"), folder)
+    small = ("--long-side", "128", "--query-points", "64")
+    refused = run(photographs, folder, *small, "--max-memory", "0.2")
+    assert refused.exit_code == 7
+    assert "4 images with 64 tracks a frame need about" in refused.stderr and "--max-memory" in refused.stderr
+    result = run(photographs, folder, *small, "--max-memory", "8")
+    assert "GB of 8.0 GB (--max-memory): 2048 observations at once" in result.stderr
+    fails_honestly(result, folder)  # weights that know nothing
 
 
 @needs_full_set
@@ -191,6 +191,9 @@ def test_an_oracle_in_place_of_the_networks_gives_the_world() -> None:
     errors = pair_errors(found[0].cameras.cam_from_world[0], world.cameras.cam_from_world[0], everywhere).worse_deg
     assert errors.max() < 0.2
     assert found[0].report["preset"] == "v2"
+    memory = found[0].report["memory"]
+    assert memory["limit"] == "free memory" and 0 < memory["planned_gb"] < memory["limit_gb"]
+    assert memory["out_of_memory"] == 0
     assert found[0].report["keypoints"] == "grid"
     assert found[0].report["unregistered"] == {}
     assert len(model.camera_estimator.asked) == 3  # type: ignore[arg-type]
@@ -201,11 +204,11 @@ def test_an_oracle_in_place_of_the_networks_gives_the_world() -> None:
 
 
 def test_the_same_tracks_can_be_mapped_as_those_of_small() -> None:
-    world = make_world(WorldConfig(points=1200, frames=5), 1)
+    world = make_world(WorldConfig(points=700, frames=4), 1)
     images, model = oracle(world)
-    found = reconstruct(images, model, dataclasses.replace(OPTIONS, preset="small", query_points=500))
-    assert len(found[0].names) == 5
-    everywhere = torch.ones(5, dtype=torch.bool)
+    found = reconstruct(images, model, dataclasses.replace(OPTIONS, preset="small", query_points=300))
+    assert len(found[0].names) == 4
+    everywhere = torch.ones(4, dtype=torch.bool)
     errors = pair_errors(found[0].cameras.cam_from_world[0], world.cameras.cam_from_world[0], everywhere).worse_deg
     assert errors.median() < 0.3
     assert found[0].report["preset"] == "small"

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from vggsfm_cli.checkpoints import load_model
+from vggsfm_cli.memory.budget import Budget, FrugalTracker
+from vggsfm_cli.memory.plan import Plan
 from vggsfm_cli.scene import Queries
+from vggsfm_cli.tracking import lucas_kanade
 from vggsfm_cli.tracking.features import select_keypoints
 from vggsfm_cli.tracking.queries import QueryConfig
 from vggsfm_cli.tracking.rounds import RoundsConfig, track_in_rounds
@@ -146,6 +149,57 @@ def test_rounds_cover_all_frames_and_merge(tracker, scene):
         error = (xy[s, seen] - move(matrix, xy[0, seen]).float()).norm(dim=-1)
         assert error.median() < 0.15
         assert (error < 1.5).float().mean() > 0.93
+
+
+def test_pieces_change_nothing(tracker, scene):
+    images, _ = scene
+    with torch.no_grad():
+        features = tracker.encode(images)
+        queries = queries_of(images, features)
+        whole = tracker(images, queries, features)
+        for pairs in (3, 64, 100_000):
+            pieces = tracker.in_pieces(pairs)
+            assert pieces.config.pairs_at_once == pairs
+            found = pieces(images, queries, features)
+            torch.testing.assert_close(found.xy, whole.xy, rtol=0, atol=1e-3)
+            torch.testing.assert_close(found.visibility, whole.visibility, rtol=0, atol=1e-4)
+            torch.testing.assert_close(found.covariance, whole.covariance, rtol=1e-3, atol=1e-5)
+    assert tracker.config.pairs_at_once == 2048
+
+
+def test_running_out_of_memory_changes_nothing(tracker, scene, monkeypatch):
+    images, _ = scene
+    refine = lucas_kanade.refine
+
+    def greedy(templates, target, xy, *rest):
+        if len(xy) > 64:
+            torch.empty(2**58, dtype=torch.uint8)
+        return refine(templates, target, xy, *rest)
+
+    with torch.no_grad():
+        features = tracker.encode(images)
+        queries = queries_of(images, features)
+        whole = tracker(images, queries, features)
+        monkeypatch.setattr(lucas_kanade, "refine", greedy)
+        frugal = FrugalTracker(tracker, Budget(Plan(pairs_at_once=256), None, "free memory", 0))
+        found = frugal(images, queries, features)
+    assert frugal.budget.as_dict()["out_of_memory"] == 2 and frugal.budget.plan.pairs_at_once == 64
+    torch.testing.assert_close(found.xy, whole.xy, rtol=0, atol=1e-3)
+    torch.testing.assert_close(found.visibility, whole.visibility, rtol=0, atol=1e-4)
+
+
+def test_what_runs_side_by_side_changes_nothing(tracker, scene):
+    images = scene[0]
+    config = RoundsConfig(
+        queries=QueryConfig(points_per_frame=100, enough_tracks=10_000), frames_at_once=2, alone_below=0
+    )
+    both, alone = (
+        track_in_rounds(tracker, images, dataclasses.replace(config, side_by_side=count)) for count in (2, 1)
+    )
+    assert both.query_frame.unique().tolist() == [0, 1, 2]
+    assert both.xy.shape == alone.xy.shape
+    torch.testing.assert_close(both.xy, alone.xy, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(both.visibility, alone.visibility, rtol=1e-4, atol=1e-4)
 
 
 def test_local_affinity_survives_wrong_neighbours():

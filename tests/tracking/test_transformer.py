@@ -48,7 +48,7 @@ def permute_queries(evidence: Evidence, order: torch.Tensor) -> Evidence:
     rest = {
         item.name: getattr(evidence, item.name)[:, order]
         for item in dataclasses.fields(evidence)
-        if item.name not in kept
+        if item.name not in kept and getattr(evidence, item.name) is not None
     }
     return Evidence(**kept, **rest)
 
@@ -126,3 +126,15 @@ def test_log_odds_refuse_folded_patches(evidence):
     verdict = LogOddsConfig().build()(dataclasses.replace(evidence, cues=cues))
     assert verdict.logit[0, 0] == -torch.inf
     assert torch.isfinite(verdict.logit).sum() == verdict.logit.numel() - 1
+
+
+@torch.no_grad()
+def test_pieces_change_nothing(evidence: Evidence) -> None:
+    judge = transformer()
+    whole = judge(evidence)
+    looked = judge.look(evidence.patches.flatten(0, 1)).unflatten(0, (FRAMES, QUERIES))
+    seen = dataclasses.replace(evidence, patches=None, looked=looked)
+    for given, pairs in [(evidence, 1), (evidence, 7), (evidence, 45), (seen, 7)]:
+        found = judge(given, pairs)
+        for name in ("logit", "move", "covariance"):
+            torch.testing.assert_close(getattr(found, name), getattr(whole, name), rtol=1e-5, atol=1e-6)

@@ -13,7 +13,10 @@ from torch import Tensor
 import v2_naive
 from goldens import golden
 from v2_golden import pictures, recipe_tracker
+from vggsfm_cli.memory.budget import Budget, FrugalTracker
+from vggsfm_cli.memory.plan import Plan
 from vggsfm_cli.scene import CameraPriors, ImageSet, Queries, Tracks
+from vggsfm_cli.tracking.v2 import patches
 from vggsfm_cli.tracking.v2.iterative import FINE, IterativeTrackerConfig
 from vggsfm_cli.tracking.v2.patches import refine
 from vggsfm_cli.tracking.v2.tracker import V2Tracker, V2TrackerConfig
@@ -160,6 +163,27 @@ def test_pieces_change_nothing(at_once, images, queries, tracks):
 
 
 @torch.no_grad()
+def test_running_out_of_memory_changes_nothing(images, monkeypatch):
+    cut = patches.cut_patches
+
+    def greedy(pixels, corner, side):
+        if corner.shape[1] > 10:
+            torch.empty(2**58, dtype=torch.uint8)
+        return cut(pixels, corner, side)
+
+    images, count = images.scene(0), 24
+    xy = 4 + torch.rand(1, count, 2, generator=torch.Generator().manual_seed(5)) * torch.tensor([184.0, 136.0])
+    queries = Queries(
+        frame=torch.zeros(1, count, dtype=torch.long), xy=xy, valid=torch.ones(1, count, dtype=torch.bool)
+    )
+    whole = small_tracker()(images, queries)
+    monkeypatch.setattr(patches, "cut_patches", greedy)
+    frugal = FrugalTracker(small_tracker(), Budget(Plan(pairs_at_once=512), None, "free memory", 0))
+    same(frugal(images, queries), whole)
+    assert frugal.budget.as_dict()["out_of_memory"] == 2 and frugal.budget.plan.pairs_at_once == 128
+
+
+@torch.no_grad()
 def test_frames_and_queries_that_are_not_valid_are_seen_by_nobody(images, queries):
     valid = queries.valid.clone()
     valid[:, 3:5] = False
@@ -222,8 +246,13 @@ def test_gradients_reach_pixels_and_weights(images, queries):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_moves_tracks_by_less_than_a_tenth_of_a_pixel(dtype, images, queries, tracks):
     tracker = small_tracker()
+    prepared = tracker.in_precision(dtype)
+    assert prepared.coarse.transformer.time_blocks[0].mlp.fc1.weight.dtype == dtype
+    assert prepared.coarse.transformer.flow_head.weight.dtype == torch.float32
     with torch.autocast("cpu", dtype=dtype):
         found = tracker(images, queries)
+        same(prepared(images, queries), found, atol=0)
+    assert tracker.in_precision(torch.float32) is tracker
     assert torch.equal(tracker.encode(images).maps, _encode_under_autocast(tracker, images, dtype))
     assert found.xy.dtype == found.visibility.dtype == torch.float32
     assert (network(found) - network(tracks)).norm(dim=-1).median() < 0.1

@@ -10,7 +10,7 @@ from vggsfm_cli.batch.inputs import intrinsics_path, model_folder
 from vggsfm_cli.checkpoints.files import CONFIG_FILE, WEIGHTS_FILE
 from vggsfm_cli.job import SceneOptions
 
-WITHOUT_INFLUENCE = ("device", "threads", "offline", "min_registered")
+WITHOUT_INFLUENCE = ("device", "threads", "max_memory", "offline", "min_registered")
 """Options by which a result does not get out of date: where and how it is computed, and what is asked of it."""
 COUNTED_AS_INPUT = ("masks",)
 """Options that say where files are whose content counts with that of the photographs."""

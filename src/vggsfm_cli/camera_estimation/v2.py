@@ -25,9 +25,13 @@ from vggsfm_cli.nn.cnn import resize_aligned
 from vggsfm_cli.nn.dinov2 import DINOv2Config, normalize_colors
 from vggsfm_cli.nn.embeddings import grid_embedding, harmonic_embedding
 from vggsfm_cli.scene import Cameras, ImageSet, Tracks
+from vggsfm_cli.threads import map_threads
 
 FOCAL_LIMITS = (0.2, 5.0)
 """Predicted focal lengths are held in this range, in sides of the square image."""
+
+FRAMES_AT_ONCE = 8
+"""Frames that look at the reference together on an accelerator; on the CPU each does so alone, beside others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +82,16 @@ class V2CameraPredictor(CameraEstimator):
         return self.predict(images, self.look(images), [0])
 
     def look(self, images: ImageSet) -> Float[Tensor, "B S P D"]:
-        """DINOv2's patch tokens of every frame, one frame at a time; no gradients."""
+        """DINOv2's patch tokens of every frame, each frame alone; no gradients."""
         side = self.config.side_px
+
+        def look(frame: Float[Tensor, "3 H W"]) -> Float[Tensor, "1 P D"]:
+            small = resize_aligned(frame[None], (side, side)) if frame.shape[-1] != side else frame[None]
+            patches: Tensor = self.backbone(normalize_colors(small)).patches
+            return patches
+
         with torch.no_grad():
-            tokens = []
-            for frame in images.pixels.flatten(0, 1):
-                small = resize_aligned(frame[None], (side, side))
-                small = small if frame.shape[-1] != side else frame[None]
-                tokens.append(self.backbone(normalize_colors(small)).patches)
+            tokens = list(map_threads(look, images.pixels.flatten(0, 1), images.pixels.device))
         return torch.cat(tokens).unflatten(0, images.pixels.shape[:2])
 
     def predict(self, images: ImageSet, tokens: Float[Tensor, "B S P D"], references: list[int]) -> Cameras:
@@ -133,11 +139,16 @@ class V2CameraPredictor(CameraEstimator):
         x = plain_norm(self.input_transform(tokens))
         x = x + grid_embedding(x.shape[-1], side, side, x.device).flatten(2).mT
         x = torch.cat([self.pose_token[0].expand(len(x), -1, -1), x], 1)
+        reference, others = x[:1], x[1:].split(1 if x.device.type == "cpu" else FRAMES_AT_ONCE)
         for own, across in zip(self.self_att, self.cross_att, strict=True):
-            x = own(x)
-            others = across(x[1:].flatten(0, 1)[None], x[:1])[0]
-            x = torch.cat([x[:1], others.unflatten(0, x[1:].shape[:2])])
-        return x[None, :, 0]
+            reference = own(reference)
+
+            def look(part: Tensor, own: nn.Module = own, across: nn.Module = across, at: Tensor = reference) -> Tensor:
+                seen: Tensor = across(own(part).flatten(0, 1)[None], at)[0]
+                return seen.unflatten(0, part.shape[:2])
+
+            others = list(map_threads(look, others, x.device))
+        return torch.cat([reference, *others])[None, :, 0]
 
     def iterate(self, start: Float[Tensor, "1 S D"], encodings: Float[Tensor, "1 S 8"] | None = None) -> list[Step]:
         """All iterations, from the pose tokens and from zero or given encodings."""

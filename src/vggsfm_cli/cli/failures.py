@@ -11,7 +11,7 @@ from typing import ParamSpec
 
 import typer
 
-from vggsfm_cli.errors import VGGSfMError
+from vggsfm_cli.errors import VGGSfMError, is_out_of_memory
 
 Parameters = ParamSpec("Parameters")
 
@@ -30,9 +30,6 @@ EXIT_CODES = {
 EXIT_CODE_HELP = "\b\nExit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())
 """For the end of a help page; the leading backspace keeps the lines as they are."""
 
-OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "insufficient memory")
-"""In messages of torch's and OpenCV's allocators, which raise RuntimeErrors of their own."""
-
 
 @dataclass(frozen=True)
 class Failure:
@@ -49,8 +46,8 @@ def explain(error: BaseException) -> Failure:
         return Failure(error.message, error.hint, error.exit_code)
     if isinstance(error, KeyboardInterrupt):
         return Failure("Interrupted.", "Nothing was written.", 130)
-    if isinstance(error, MemoryError) or _is_out_of_memory(error):
-        return Failure("Out of memory.", "Try fewer images, or on a GPU --device cpu.", 7)
+    if is_out_of_memory(error):
+        return Failure("Out of memory.", "Try --max-memory, fewer images, or on a GPU --device cpu.", 7)
     if isinstance(error, OSError) and error.strerror:
         where = f"{str(error.filename)!r}: " if error.filename is not None else ""
         return Failure(f"{where}{error.strerror}.", "Check the path, its permissions and the free disk space.", 3)
@@ -59,14 +56,6 @@ def explain(error: BaseException) -> Failure:
         f"Internal error: {type(error).__name__}: {text}",
         "Set VGGSFM_DEBUG=1 to see where; please report it with the output of `vggsfm doctor`.",
         1,
-    )
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return type(error).__name__ == "OutOfMemoryError" or (
-        (isinstance(error, RuntimeError | OSError) or type(error).__module__.startswith("cv2"))
-        and any(words in text for words in OUT_OF_MEMORY_WORDS)
     )
 
 

@@ -104,6 +104,12 @@ def declared(
     precision: Annotated[
         Precision, typer.Option(help="Of the networks; geometry is always float32 or more.")
     ] = "float32",
+    max_memory: Annotated[
+        float | None,
+        typer.Option(
+            help="Memory for networks and tracks, on a GPU its own; if not given what is free.", metavar="GB", min=0.1
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; all cores if not given.", min=1)] = None,
     min_registered: Annotated[
         int, typer.Option(help="Exit with 5 if the largest model has fewer images than this.", min=0)

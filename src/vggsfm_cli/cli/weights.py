@@ -69,7 +69,7 @@ def info(model: Model, revision: Revision = None, as_json: AsJson = False) -> No
     """
     from vggsfm_cli.checkpoints.inventory import describe
 
-    found = _resolve(model, revision=revision, offline=True, quiet=True)
+    found = _on_this_disk(model, revision)
     description = {**_described(found), **describe(found)}
     if as_json:
         print(json.dumps(description, indent=2))  # noqa: T201
@@ -86,7 +86,7 @@ def path(model: Model, revision: Revision = None) -> None:
     """
     from vggsfm_cli.errors import UsageError
 
-    found = _resolve(model, revision=revision, offline=True, quiet=True)
+    found = _on_this_disk(model, revision)
     if found.folder is None:
         raise UsageError(f"{model!r} has no folder: its weights come with a Python package.")
     print(found.folder)  # noqa: T201
@@ -114,6 +114,21 @@ def _resolve(model: str, *, revision: str | None, offline: bool, quiet: bool) ->
 
     with StageProgress(quiet).drawing() as progress:
         return resolve_model(model, offline=offline, revision=revision, notice=progress.say, progress=progress)
+
+
+def _on_this_disk(model: str, revision: str | None) -> "ResolvedModel":
+    from vggsfm_cli.checkpoints.inventory import list_weights
+    from vggsfm_cli.checkpoints.resolve import licence_text
+    from vggsfm_cli.errors import WeightsUnavailable
+
+    for row in list_weights():
+        if revision is None and row["name"] == model and row["state"] == "not downloaded":
+            licence = licence_text(row["licence"], row["licence_note"])
+            raise WeightsUnavailable(
+                f"The weights of {model} are not on this disk; they are {row['file']} of {row['repo']}, {licence}.",
+                f"`vggsfm weights download {model}` gets them.",
+            )
+    return _resolve(model, revision=revision, offline=True, quiet=True)
 
 
 def _described(found: "ResolvedModel") -> dict[str, Any]:

@@ -26,7 +26,9 @@ class Evidence(TensorRecord):
         aligned: offsets in pixels of the aligned patches to offsets in stored pixels.
         covariance: of the position by the curvature of the alignment, in squared stored pixels.
         cues: numbers named by ``CUES``.
-        patches: template and aligned patch, finest and coarsest level; zero where not tried.
+        patches: template and aligned patch, finest and coarsest level; zero where not tried. None where a judge has
+            looked at them.
+        looked: what the judge made of the patches; zero where not tried. None where none has looked at them yet.
         tried: whether a start was believed and aligned, and ended inside the photograph; the rest has no meaning.
         scale: stored pixels per network pixel.
     """
@@ -37,7 +39,8 @@ class Evidence(TensorRecord):
     aligned: Float[Tensor, "S Q 2 2"]
     covariance: Float[Tensor, "S Q 2 2"]
     cues: Float[Tensor, "S Q K"]
-    patches: Float[Tensor, "S Q 4 P"]
+    patches: Float[Tensor, "S Q 4 P"] | None
+    looked: Float[Tensor, "S Q D"] | None = None
     tried: Bool[Tensor, "S Q"]
     scale: Float[Tensor, " S"]
 
@@ -64,9 +67,18 @@ class Verdict(TensorRecord):
 class Judge(nn.Module, ABC):
     """Says of every observation of the tracks of one frame how far to believe it."""
 
+    def look(self, patches: Float[Tensor, "K 4 P"]) -> Float[Tensor, "K D"]:
+        """What the judge needs of K aligned patches, which are large and need not be kept after it; here nothing."""
+        return patches.new_zeros(len(patches), 0)
+
     @abstractmethod
-    def forward(self, evidence: Evidence) -> Verdict:
-        """Judge all queries in all frames; permuting either permutes the verdict."""
+    def forward(self, evidence: Evidence, pairs_at_once: int = 2048) -> Verdict:
+        """Judge all queries in all frames; permuting either permutes the verdict.
+
+        Args:
+            evidence: on the queries of one frame.
+            pairs_at_once: observations computed together; bounds the memory, changes nothing else.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +104,9 @@ class LogOddsJudge(Judge):
         super().__init__()
         self.config = config
 
-    def forward(self, evidence: Evidence) -> Verdict:
+    def forward(self, evidence: Evidence, pairs_at_once: int = 2048) -> Verdict:
         """Add up the cues."""
+        del pairs_at_once
         config = self.config
         logit = torch.zeros_like(evidence.cue("correlation"))
         for name in ("correlation", "similarity", "support", "drift"):

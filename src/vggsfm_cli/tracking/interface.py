@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch import nn
 
 from vggsfm_cli.scene import ImageSet, Queries, Tracks
@@ -18,3 +19,19 @@ class PointTracker(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: ImageSet, queries: Queries, features: Any = None) -> Tracks:
         """Track ``queries`` (network pixels) through every frame; the result is in stored pixels."""
+
+    def in_precision(self, dtype: torch.dtype) -> "PointTracker":
+        """The same tracker, made ready to run under autocast to ``dtype``: what autocast would convert again and again.
+
+        One that has nothing to convert is returned as it is.
+        """
+        del dtype
+        return self
+
+    def in_pieces(self, pairs_at_once: int) -> "PointTracker":
+        """The same tracker, with the same weights, that computes so many observations, or fewer, together.
+
+        The pieces bound the memory and change nothing else; a tracker that has none is returned as it is.
+        """
+        del pairs_at_once
+        return self

@@ -31,8 +31,13 @@ class RoundsConfig:
     max_query_frames: int = 50  # at most so many frames start tracks
     frames_at_once: int = 2  # after the first: their tracks do not know of each other until they are merged
     alone_below: int = 8  # with fewer frames than this one at a time: each needs what the others found
+    side_by_side: int = 2  # of these, followed on threads at a time; bounds the memory, changes nothing else
     min_visibility: float = 0.5
     merge_px: float = 1.0  # network pixels within which two tracks are the same point
+
+    def at_once(self, frames: int) -> int:
+        """How many frames start tracks at the same time in a scene of so many."""
+        return self.frames_at_once if frames >= self.alone_below else 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,7 +117,7 @@ def track_in_rounds(
     rounds = min(frames, config.max_query_frames) if partners is None else frames
     remaining = set(images.frame_valid[0].nonzero().flatten().tolist())
     pool = _empty(images)
-    at_once = config.frames_at_once if frames >= config.alone_below else 1
+    at_once = config.at_once(frames)
     chosen = [first_frame(features)]
     done = 0
     while chosen:
@@ -122,8 +127,10 @@ def track_in_rounds(
         def follow(frame: int, pool: _Pool = before) -> _Round:
             return _round(tracker, images, features, frame, pool, config, None if partners is None else partners[frame])
 
-        for found in map_threads(follow, chosen, images.pixels.device):
-            pool = _add(pool, found, images, config)
+        groups = [chosen[i : i + config.side_by_side] for i in range(0, len(chosen), config.side_by_side)]
+        for group in groups:
+            for found in map_threads(follow, group, images.pixels.device):
+                pool = _add(pool, found, images, config)
         done += len(chosen)
         remaining -= set(chosen)
         counts = pool.seen(config.min_visibility).sum(1).tolist()

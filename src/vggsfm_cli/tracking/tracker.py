@@ -1,21 +1,22 @@
 """The point tracker: global start, affinity, sub-pixel refinement, visibility and covariance."""
 
+import copy
 import dataclasses
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vggsfm_cli.scene import ImageSet, Queries, Tracks
 from vggsfm_cli.threads import map_threads
 from vggsfm_cli.tracking import lucas_kanade
-from vggsfm_cli.tracking.evidence import CUES, Evidence, LogOddsConfig
+from vggsfm_cli.tracking.evidence import CUES, Evidence, Judge, LogOddsConfig
 from vggsfm_cli.tracking.features import DenseEncoder, FeatureMaps
 from vggsfm_cli.tracking.interface import PointTracker
 from vggsfm_cli.tracking.lucas_kanade import LucasKanadeConfig, Pyramid
 from vggsfm_cli.tracking.masks import inside_mask
-from vggsfm_cli.tracking.starts import StartConfig, find_starts, nearest
+from vggsfm_cli.tracking.starts import StartConfig, Starts, find_starts, nearest
 from vggsfm_cli.tracking.transformer import TrackTransformerConfig
 
 
@@ -27,6 +28,7 @@ class CoarseToFineTrackerConfig:
     fine: LucasKanadeConfig = field(default_factory=LucasKanadeConfig)
     judge: LogOddsConfig | TrackTransformerConfig = field(default_factory=LogOddsConfig)
     home_deviation_px: float = 0.05  # of a query in its own frame, network pixels
+    pairs_at_once: int = 2048  # observations computed together; bounds the memory, changes nothing else
 
     def build(self) -> "CoarseToFineTracker":
         """The tracker, with weights still to be loaded."""
@@ -46,6 +48,12 @@ class CoarseToFineTracker(PointTracker):
         self.config = config
         self.encoder = DenseEncoder()
         self.judge = config.judge.build()
+
+    def in_pieces(self, pairs_at_once: int) -> "CoarseToFineTracker":
+        """The same tracker in other pieces, with the same weights."""
+        other = copy.copy(self)
+        other.config = dataclasses.replace(self.config, pairs_at_once=pairs_at_once)
+        return other
 
     def encode(self, images: ImageSet) -> FeatureMaps:
         """Dense features of all frames, and the brightness pyramids of their files."""
@@ -104,7 +112,7 @@ class CoarseToFineTracker(PointTracker):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Follow the queries of one frame into every frame: position, visibility and covariance, stored pixels."""
         scene = images.scene(b)
-        evidence = self.gather(images, features, b, source, xy)
+        evidence = self.gather(images, features, b, source, xy, self.judge)
         ends, visibility, covariance = self.conclude(evidence, source, scene.to_stored(evidence.xy[None])[0])
         usable = inside_mask(images.mask[b], scene.to_network(ends.detach()[None])[0])
         usable[source] = True
@@ -120,7 +128,7 @@ class CoarseToFineTracker(PointTracker):
             source: there the query itself is the position.
             stored: positions found, in stored pixels.
         """
-        verdict = self.judge(evidence)
+        verdict = self.judge(evidence, self.config.pairs_at_once)
         tried, eye = evidence.tried, _eye(evidence.xy)
         unknown = eye * (4 * evidence.scale).square()[:, None, None, None]
         home = torch.zeros(len(tried), 1, dtype=torch.bool, device=tried.device)
@@ -134,11 +142,18 @@ class CoarseToFineTracker(PointTracker):
         )
 
     def gather(
-        self, images: ImageSet, features: FeatureMaps, b: int, source: int, xy: Float[Tensor, "Q 2"]
+        self,
+        images: ImageSet,
+        features: FeatureMaps,
+        b: int,
+        source: int,
+        xy: Float[Tensor, "Q 2"],
+        judge: Judge | None = None,
     ) -> Evidence:
         """Search for and align the queries ``xy`` (network pixels) of frame ``source`` of scene ``b`` in every frame.
 
-        Frames run side by side on the threads there are. In the query frame itself nothing is tried.
+        Frames run side by side on the threads there are. In the query frame itself nothing is tried. With a ``judge``,
+        patches are kept only until it has looked at them.
         """
         stored = _stored(images, b, source, xy)
         photograph = features.photographs[b][source]
@@ -149,14 +164,21 @@ class CoarseToFineTracker(PointTracker):
         neighbours = nearest(xy, self.config.start.neighbours)
 
         def follow(target: int) -> Evidence:
-            return self._align(images, features, b, source, target, xy, templates, neighbours)
+            return self._align(images, features, b, source, target, xy, templates, neighbours, judge)
 
         found = list(map_threads(follow, range(images.pixels.shape[1]), images.pixels.device))
         parts = {
             name: torch.cat([getattr(one, name) for one in found])
-            for name in ("xy", "affinity", "aligned", "covariance", "cues", "patches", "tried", "scale")
+            for name in ("xy", "affinity", "aligned", "covariance", "cues", "tried", "scale")
         }
-        return Evidence(query=xy, **parts)
+        patches = [one.patches for one in found if one.patches is not None]
+        looked = [one.looked for one in found if one.looked is not None]
+        return Evidence(
+            query=xy,
+            patches=torch.cat(patches) if patches else None,
+            looked=torch.cat(looked) if looked else None,
+            **parts,
+        )
 
     def _align(
         self,
@@ -168,19 +190,37 @@ class CoarseToFineTracker(PointTracker):
         xy: Float[Tensor, "Q 2"],
         templates: list[lucas_kanade.Templates],
         neighbours: Tensor,
+        judge: Judge | None,
     ) -> Evidence:
         """The evidence of one frame, with a frame axis of one."""
-        fine = self.config.fine
-        scale = images.pixel_scale[b, target]
+        nothing = _nothing(xy, images.pixel_scale[b, target], self.config.fine.radius, judge)
         if target == source:
-            return _nothing(xy, scale, fine.radius)
+            return nothing
         starts = find_starts(
             xy, features.descriptors[b, source], features.descriptors[b, target], neighbours, self.config.start
         )
-        nothing = dataclasses.replace(_nothing(xy, scale, fine.radius), xy=starts.xy[None])
-        chosen = (starts.believed & images.frame_valid[b, target]).nonzero().squeeze(-1)
-        if len(chosen) == 0:
-            return nothing
+        evidence = dataclasses.replace(nothing, xy=starts.xy[None])
+        believed = (starts.believed & images.frame_valid[b, target]).nonzero().squeeze(-1)
+        for chosen in believed.split(self.config.pairs_at_once):
+            evidence = self._align_some(evidence, chosen, images, features, b, source, target, starts, templates, judge)
+        return evidence
+
+    def _align_some(
+        self,
+        evidence: Evidence,
+        chosen: Int[Tensor, " K"],
+        images: ImageSet,
+        features: FeatureMaps,
+        b: int,
+        source: int,
+        target: int,
+        starts: Starts,
+        templates: list[lucas_kanade.Templates],
+        judge: Judge | None,
+    ) -> Evidence:
+        """The evidence of one frame with that on the queries ``chosen`` added."""
+        fine = self.config.fine
+        scale = images.pixel_scale[b, target]
         begin = _stored(images, b, target, starts.xy[chosen])
         here, there = features.photographs[b][source], features.photographs[b][target]
         # offsets: level pixels of the query frame -> stored -> network -> affinity -> stored -> level pixels here
@@ -212,21 +252,23 @@ class CoarseToFineTracker(PointTracker):
         network = torch.linalg.solve(from_network, (refined.xy - images.stored_from_network[b, target, :, 2]).T).T
         moved = torch.where(kept[:, None], network, starts.xy[chosen])
         where = (torch.zeros_like(chosen), chosen)
-        return dataclasses.replace(
-            nothing,
-            xy=nothing.xy.index_put(where, moved),
-            affinity=nothing.affinity.index_put(where, affinity),
-            aligned=nothing.aligned.index_put(where, refined.affinity * there.scale(0)),
-            covariance=nothing.covariance.index_put(where, refined.covariance),
-            cues=nothing.cues.index_put(where, torch.stack([cues[name] for name in CUES], -1)),
-            patches=nothing.patches.index_put(where, refined.patches),
-            tried=nothing.tried.index_put(where, kept),
-        )
+        found = {
+            "xy": moved,
+            "affinity": affinity,
+            "aligned": refined.affinity * there.scale(0),
+            "covariance": refined.covariance,
+            "cues": torch.stack([cues[name] for name in CUES], -1),
+            "tried": kept,
+            **({"patches": refined.patches} if judge is None else {"looked": judge.look(refined.patches)}),
+        }
+        changes = {name: getattr(evidence, name).index_put(where, value) for name, value in found.items()}
+        return dataclasses.replace(evidence, **changes)
 
 
-def _nothing(xy: Float[Tensor, "Q 2"], scale: Tensor, radius: int) -> Evidence:
+def _nothing(xy: Float[Tensor, "Q 2"], scale: Tensor, radius: int, judge: Judge | None) -> Evidence:
     """Evidence of one frame in which nothing was tried."""
-    count = len(xy)
+    count, patch = len(xy), (4, (2 * radius + 1) ** 2)
+    width = 0 if judge is None else judge.look(xy.new_zeros(1, *patch)).shape[-1]
     eye = _eye(xy).expand(1, count, 2, 2)
     return Evidence(
         query=xy,
@@ -235,7 +277,8 @@ def _nothing(xy: Float[Tensor, "Q 2"], scale: Tensor, radius: int) -> Evidence:
         aligned=eye * scale,
         covariance=eye * scale.square(),
         cues=xy.new_zeros(1, count, len(CUES)),
-        patches=xy.new_zeros(1, count, 4, (2 * radius + 1) ** 2),
+        patches=xy.new_zeros(1, count, *patch) if judge is None else None,
+        looked=None if judge is None else xy.new_zeros(1, count, width),
         tried=torch.zeros(1, count, dtype=torch.bool, device=xy.device),
         scale=scale[None],
     )

@@ -8,19 +8,15 @@ answers with a correction below the pixel, the log-odds of visibility, and a 2 x
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vggsfm_cli.nn.attention import Attention, Feedforward
-from vggsfm_cli.threads import map_threads
 from vggsfm_cli.tracking.evidence import CUES, Evidence, Judge, Verdict
 from vggsfm_cli.tracking.starts import nearest
 
 COVARIANCE_FLOOR_PX = 0.01
 """Deviation below which no position is claimed to be known, pixels of the aligned patch."""
-
-LOOK_AT_ONCE = 2048
-"""Pairs of patches that go through the network together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +81,34 @@ class Block(nn.Module):
         tried: Float[Tensor, "S Q"],
         neighbours: Int[Tensor, "Q k"],
         relation: Float[Tensor, "S Q k 4"],
+        pairs_at_once: int = 2048,
     ) -> Float[Tensor, "S Q D"]:
         """Update the tokens; only observations that were tried are attended to."""
         keep = tried > 0
-        across = self.frame_norm(tokens).transpose(0, 1)
-        tokens = tokens + self.frames(across, across, keep.T).transpose(0, 1)
+        by_track, by_frame = (max(1, pairs_at_once // max(1, count)) for count in tokens.shape[:2])
+        tracks = zip(tokens.split(by_track, 1), keep.split(by_track, 1), strict=True)
+        tokens = torch.cat([self._over_frames(*part) for part in tracks], 1)
         own = self.track_norm(tokens)
+        frames = zip(
+            tokens.split(by_frame), own.split(by_frame), relation.split(by_frame), keep.split(by_frame), strict=True
+        )
+        return torch.cat([self._over_tracks(*part, neighbours) for part in frames])
+
+    def _over_frames(self, tokens: Float[Tensor, "S q D"], keep: Bool[Tensor, "S q"]) -> Float[Tensor, "S q D"]:
+        """Some of the tracks, each looking at itself in all frames."""
+        across = self.frame_norm(tokens).transpose(0, 1)
+        said: Tensor = self.frames(across, across, keep.T)
+        return tokens + said.transpose(0, 1)
+
+    def _over_tracks(
+        self,
+        tokens: Float[Tensor, "s Q D"],
+        own: Float[Tensor, "s Q D"],
+        relation: Float[Tensor, "s Q k 4"],
+        keep: Bool[Tensor, "s Q"],
+        neighbours: Int[Tensor, "Q k"],
+    ) -> Float[Tensor, "s Q D"]:
+        """All tracks in some of the frames, each looking at its neighbours there."""
         beside = own[:, neighbours] + self.relation(relation)
         tokens = tokens + self.tracks(own[:, :, None], beside, keep[:, neighbours])[:, :, 0]
         out: Tensor = tokens + self.feedforward(tokens)
@@ -109,16 +127,21 @@ class TrackTransformer(Judge):
         self.norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, 5)  # log-odds, correction (2), logarithms of two variances
 
-    def forward(self, evidence: Evidence) -> Verdict:
+    def look(self, patches: Float[Tensor, "K 4 P"]) -> Float[Tensor, "K D"]:
+        """One token from each patch."""
+        token: Tensor = self.patches(patches, self.config.patch_side)
+        return token
+
+    def forward(self, evidence: Evidence, pairs_at_once: int = 2048) -> Verdict:
         """Judge all queries in all frames."""
         tried = evidence.tried
-        tokens = evidence.xy.new_zeros(*tried.shape, self.config.width)
-        looked = self._look(evidence.patches[tried]) + self.cues(_features(evidence)[tried])
+        looked = self._looked(evidence, pairs_at_once) + self.cues(_features(evidence)[tried])
+        tokens = looked.new_zeros(*tried.shape, self.config.width)
         tokens = tokens.index_put(tried.nonzero(as_tuple=True), looked)
         neighbours = nearest(evidence.query, self.config.neighbours)
         relation = _relation(evidence, neighbours)
         for block in self.blocks:
-            tokens = block(tokens, tried.to(tokens.dtype), neighbours, relation)
+            tokens = block(tokens, tried.to(tokens.dtype), neighbours, relation, pairs_at_once)
         logit, move, variance = self.head(self.norm(tokens)).split((1, 2, 2), -1)
         move = self.config.max_move_px * torch.tanh(move / self.config.max_move_px)
         return Verdict(
@@ -127,13 +150,13 @@ class TrackTransformer(Judge):
             covariance=_covariance(evidence, variance),
         )
 
-    def _look(self, patches: Float[Tensor, "K 4 P"]) -> Float[Tensor, "K D"]:
-        """Tokens of all patches; side by side on the threads there are, unless a gradient is wanted."""
-        pieces = patches.split(LOOK_AT_ONCE) if len(patches) else (patches,)
-        side = self.config.patch_side
-        if torch.is_grad_enabled():
-            return torch.cat([self.patches(piece, side) for piece in pieces])
-        return torch.cat(list(map_threads(lambda piece: self.patches(piece, side), pieces, patches.device)))
+    def _looked(self, evidence: Evidence, pairs_at_once: int) -> Float[Tensor, "M D"]:
+        """Tokens of the patches of all observations that were tried."""
+        if evidence.looked is not None:
+            return evidence.looked[evidence.tried]
+        assert evidence.patches is not None, "evidence without patches that nobody has looked at"
+        pieces = evidence.patches[evidence.tried].split(pairs_at_once)
+        return torch.cat([self.look(piece) for piece in pieces])
 
 
 def _covariance(evidence: Evidence, variance: Float[Tensor, "S Q 2"]) -> Float[Tensor, "S Q 2 2"]:

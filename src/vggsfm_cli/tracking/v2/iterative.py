@@ -12,8 +12,10 @@ from torch.nn import functional
 
 from vggsfm_cli.geometry.sampling import sample
 from vggsfm_cli.nn.embeddings import flow_embedding, grid_embedding_at
+from vggsfm_cli.threads import map_threads
 from vggsfm_cli.tracking.v2.correlation import CorrelationPyramid, make_pyramid
 from vggsfm_cli.tracking.v2.encoders import COARSE_CHANNELS, FINE_CHANNELS
+from vggsfm_cli.tracking.v2.pieces import tracks_at_once
 from vggsfm_cli.tracking.v2.transformer import UpdateTransformerConfig
 
 
@@ -103,17 +105,16 @@ class IterativeTracker(nn.Module):
         xy = queries[:, None].expand(-1, frames, -1, -1)
         features = query_features[:, None].expand(-1, frames, -1, -1)
         steps = []
-        size = max(1, pairs_at_once // (scenes * frames))
+        size = tracks_at_once(queries.shape[1], scenes * frames, pairs_at_once, maps.device)
+
+        def read(piece: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+            with torch.autocast(maps.device.type, enabled=False):  # sines of a thousand times the motion are read here
+                tokens: Tensor = self.transformer.input_transform(self.tokens(pyramid, *piece, home))
+            return tokens
+
         for _ in range(config.iterations if iterations is None else iterations):
-            tokens = torch.cat(
-                [
-                    self.transformer.input_transform(self.tokens(pyramid, *piece, home))
-                    for piece in zip(
-                        xy.detach().split(size, 2), features.split(size, 2), position.split(size, 1), strict=True
-                    )
-                ],
-                2,
-            )
+            pieces = zip(xy.detach().split(size, 2), features.split(size, 2), position.split(size, 1), strict=True)
+            tokens = torch.cat(list(map_threads(read, pieces, maps.device)), 2)
             move, update = self.transformer(tokens.float(), pairs_at_once).float().split((2, config.channels), -1)
             features = features + functional.gelu(self.feature_update(self.norm(update))).float()
             xy = torch.where(at_home, queries[:, None], xy.detach() + move)

@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vggsfm_cli.threads import map_threads
 from vggsfm_cli.tracking.v2.encoders import FineEncoder
 from vggsfm_cli.tracking.v2.iterative import Followed, IterativeTracker
+from vggsfm_cli.tracking.v2.pieces import tracks_at_once
 
 PAIRS_PER_PATCH = 4
 """Observations of the coarse tracker that take the memory of one patch and its features."""
@@ -68,8 +70,12 @@ def refine(
     below the pixel in the other frames is not used. Patches that reach over the border are filled with the edge; the
     published code moves them inside without telling the result.
     """
-    size = max(1, pairs_at_once // (PAIRS_PER_PATCH * len(pixels)))
-    parts = [_refine(encoder, tracker, pixels, part, home, config) for part in xy.split(size, 1)]
+    size = tracks_at_once(xy.shape[1], PAIRS_PER_PATCH * len(pixels), pairs_at_once, xy.device)
+
+    def refine_part(part: Float[Tensor, "S n 2"]) -> Refined:
+        return _refine(encoder, tracker, pixels, part, home, config)
+
+    parts = list(map_threads(refine_part, xy.split(size, 1), xy.device))
     if not parts:
         return Refined(xy=xy, spread=xy.new_zeros(*xy.shape, 2))
     return Refined(xy=torch.cat([part.xy for part in parts], 1), spread=torch.cat([part.spread for part in parts], 1))

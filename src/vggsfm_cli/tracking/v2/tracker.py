@@ -10,13 +10,16 @@ What differs from the published code, on purpose:
 - Patches at the border keep their place (``patches.py``), and images need not be square.
 """
 
+import copy
+import dataclasses
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vggsfm_cli.scene import ImageSet, Queries, TensorRecord, Tracks
+from vggsfm_cli.threads import map_threads
 from vggsfm_cli.tracking.interface import PointTracker
 from vggsfm_cli.tracking.masks import inside_mask
 from vggsfm_cli.tracking.v2.encoders import COARSE_STRIDE, CoarseEncoder, FineEncoder
@@ -72,11 +75,34 @@ class V2Tracker(PointTracker):
         self.fine_encoder = FineEncoder()
         self.fine = config.fine.build()
 
+    def in_precision(self, dtype: torch.dtype) -> "V2Tracker":
+        """With the matrices of the transformers' blocks in ``dtype``, of which there are most."""
+        if dtype == torch.float32:
+            return self
+        other = copy.deepcopy(self)
+        for transformer in (other.coarse.transformer, other.fine.transformer):
+            blocks = [part for part in transformer.children() if isinstance(part, nn.ModuleList)]
+            for layer in nn.ModuleList(blocks).modules():
+                if isinstance(layer, nn.Linear):
+                    layer.to(dtype)
+        return other
+
+    def in_pieces(self, pairs_at_once: int) -> "V2Tracker":
+        """The same tracker in other pieces, with the same weights."""
+        other = copy.copy(self)
+        other.config = dataclasses.replace(self.config, pairs_at_once=pairs_at_once)
+        return other
+
     def encode(self, images: ImageSet) -> CoarseFeatures:
-        """Features of all frames, one frame at a time, in float32 also under autocast: as the weights were used."""
-        scenes = images.pixels.shape[:2]
-        with torch.autocast(images.pixels.device.type, enabled=False):
-            maps = [self.coarse_encoder(frame[None].float()) for frame in images.pixels.flatten(0, 1)]
+        """Features of all frames, each frame alone, in float32 also under autocast: as the weights were used."""
+        scenes, device = images.pixels.shape[:2], images.pixels.device
+
+        def encode(frame: Float[Tensor, "3 H W"]) -> Float[Tensor, "1 C h w"]:
+            maps: Tensor = self.coarse_encoder(frame[None].float())
+            return maps
+
+        with torch.autocast(device.type, enabled=False):
+            maps = list(map_threads(encode, images.pixels.flatten(0, 1), device))
         return CoarseFeatures(maps=torch.cat(maps).unflatten(0, scenes))
 
     def forward(self, images: ImageSet, queries: Queries, features: CoarseFeatures | None = None) -> Tracks:

@@ -1,12 +1,15 @@
 """The transformer that moves points: over the frames of a track, and over the tracks of a frame."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vggsfm_cli.nn.attention import CrossBlock, SelfBlock
+from vggsfm_cli.threads import map_threads
+from vggsfm_cli.tracking.v2.pieces import tracks_at_once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,25 +54,47 @@ class UpdateTransformer(nn.Module):
             tokens: after ``input_transform``, which the caller applies piece by piece.
             pairs_at_once: observations that go through a layer together; bounds the memory, changes nothing else.
         """
-        scenes, frames, tracks = tokens.shape[:3]
-        by_track = max(1, pairs_at_once // (scenes * frames))
-        by_frame = max(1, pairs_at_once // (scenes * tracks))
         points = tokens
         if self.config.virtual_tracks:
-            virtual = self.virtual_tracks.transpose(1, 2).expand(scenes, frames, -1, -1)
+            virtual = self.virtual_tracks.transpose(1, 2).expand(*tokens.shape[:2], -1, -1)
         for i, time in enumerate(self.time_blocks):
-            points = torch.cat([_over_frames(time, part) for part in points.split(by_track, 2)], 2)
+            points = self._each_track(i, points, pairs_at_once)
             if self.config.virtual_tracks:
-                virtual = self.space_virtual2point_blocks[i](_over_frames(time, virtual), points)
-                virtual = self.space_virtual_blocks[i](virtual)
-                points = self._read_virtual(i, points, virtual, by_frame)
-        out: Tensor = self.flow_head(points + tokens)
+                points, virtual = self._each_frame(i, points, _over_frames(time, virtual), pairs_at_once)
+        with torch.autocast(tokens.device.type, enabled=False):  # moves are positions: half precision loses them
+            out: Tensor = self.flow_head(points.float() + tokens.float())
         return out
 
-    def _read_virtual(self, i: int, points: Tensor, virtual: Tensor, by_frame: int) -> Float[Tensor, "B S N W"]:
-        block = self.space_point2virtual_blocks[i]
-        frames = zip(points.split(by_frame, 1), virtual.split(by_frame, 1), strict=True)
-        return torch.cat([block(here, context) for here, context in frames], 1)
+    def _each_track(self, i: int, points: Float[Tensor, "B S N W"], pairs_at_once: int) -> Float[Tensor, "B S N W"]:
+        """Each track looks at itself in all frames."""
+        scenes, frames, tracks = points.shape[:3]
+        size = tracks_at_once(tracks, scenes * frames, pairs_at_once, points.device)
+        look = partial(_over_frames, self.time_blocks[i])
+        return torch.cat(list(map_threads(look, points.split(size, 2), points.device)), 2)
+
+    def _each_frame(
+        self, i: int, points: Float[Tensor, "B S N W"], virtual: Float[Tensor, "B S V W"], pairs_at_once: int
+    ) -> tuple[Float[Tensor, "B S N W"], Float[Tensor, "B S V W"]]:
+        """In each frame tracks look at one another, by way of the virtual ones."""
+        scenes, frames, tracks = points.shape[:3]
+        size = tracks_at_once(frames, scenes * tracks, pairs_at_once, points.device)
+
+        def look(part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            return self._over_tracks(i, *part, pairs_at_once)
+
+        parts = zip(points.split(size, 1), virtual.split(size, 1), strict=True)
+        seen, saw = zip(*map_threads(look, parts, points.device), strict=True)
+        return torch.cat(seen, 1), torch.cat(saw, 1)
+
+    def _over_tracks(
+        self, i: int, points: Float[Tensor, "B s N W"], virtual: Float[Tensor, "B s V W"], pairs_at_once: int
+    ) -> tuple[Float[Tensor, "B s N W"], Float[Tensor, "B s V W"]]:
+        """Virtual tracks look at the points, at themselves, and are looked at by the points, in some of the frames."""
+        virtual = self.space_virtual2point_blocks[i](virtual, points)
+        virtual = self.space_virtual_blocks[i](virtual)
+        look = self.space_point2virtual_blocks[i]
+        size = max(1, pairs_at_once // (points.shape[0] * points.shape[1]))
+        return torch.cat([look(part, virtual) for part in points.split(size, 2)], 2), virtual
 
 
 def _over_frames(block: nn.Module, tokens: Float[Tensor, "B S N W"]) -> Float[Tensor, "B S N W"]:

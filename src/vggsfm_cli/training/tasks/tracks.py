@@ -207,6 +207,7 @@ def average_precision(logit: Float[Tensor, " K"], right: Bool[Tensor, " K"]) -> 
 
 def judge(module: nn.Module, judged: Judged) -> Verdict:
     """The verdict of a judge on kept evidence."""
+    assert judged.evidence.patches is not None
     evidence = dataclasses.replace(judged.evidence, patches=judged.evidence.patches.float())
     verdict: Verdict = module(evidence)
     return verdict
@@ -222,6 +223,7 @@ def gather(tracker: CoarseToFineTracker, example: Example) -> list[Judged]:
             chosen = ((example.query_frame[b] == source) & example.valid[b]).nonzero().squeeze(-1)
             if len(chosen) > 1:
                 evidence = tracker.gather(images, features, b, source, example.xy[b, source, chosen])
+                assert evidence.patches is not None
                 evidence = dataclasses.replace(evidence, patches=evidence.patches.half())
                 judged.append(
                     Judged(evidence=evidence, xy=example.xy[b][:, chosen], visible=example.visible[b][:, chosen])
