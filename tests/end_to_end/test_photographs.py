@@ -84,7 +84,7 @@ def test_the_command_writes_everything_and_repeats_itself(mixed_folder, tmp_path
         assert result.exit_code == 0, result.output
     written = {p.relative_to(tmp_path / "first").as_posix() for p in (tmp_path / "first").rglob("*") if p.is_file()}
     names = ("cameras", "images", "points3D", "rigs", "frames")
-    assert written == {"overview.png", "report.json", *(f"0/{name}.bin" for name in names)}
+    assert written == {"overview.png", "report.json", "config.toml", *(f"0/{name}.bin" for name in names)}
     for name in names:
         first, second = ((tmp_path / run / "0" / f"{name}.bin").read_bytes() for run in ("first", "second"))
         assert first == second, f"{name}.bin differs between two runs with one seed"

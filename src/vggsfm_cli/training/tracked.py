@@ -30,7 +30,7 @@ from vggsfm_cli.tracking.tracker import CoarseToFineTracker
 from vggsfm_cli.training.data import TEXTURE_VARIABLE, PoolConfig, read_textures
 from vggsfm_cli.training.task import seed_of
 
-VIEWS = tuple(item.name for item in dataclasses.fields(Evidence) if item.name not in ("query", "scale"))
+VIEWS = tuple(item.name for item in dataclasses.fields(Evidence) if item.name not in ("query", "scale", "looked"))
 """Fields of the evidence that have a frame and a query axis."""
 
 

@@ -9,7 +9,7 @@ detached input, without the adjustment: the comparison that tells what learning 
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -27,7 +27,7 @@ from vggsfm_cli.camera_estimation.transformer import (
 from vggsfm_cli.errors import InputError
 from vggsfm_cli.evaluation.poses import pair_errors
 from vggsfm_cli.geometry import pose, robust
-from vggsfm_cli.scene import Cameras, Points, Record, Tracks
+from vggsfm_cli.scene import Cameras, Points, TensorRecord, Tracks
 from vggsfm_cli.threads import one_thread_each
 from vggsfm_cli.training.losses import camera_loss, point_loss, position_loss, visibility_loss
 from vggsfm_cli.training.stages import StageSample, tracks_of
@@ -35,6 +35,8 @@ from vggsfm_cli.training.task import Task, seed_of
 from vggsfm_cli.training.tasks.cameras import DISCOUNT, stage_pool, true_log_focal
 from vggsfm_cli.training.tracked import TrackedPoolConfig, TrackedScene
 from vggsfm_cli.triangulation.transformer import TriangulationTransformer, TriangulationTransformerConfig
+
+Record = TypeVar("Record", bound=TensorRecord)
 
 POINT_SCALE = 0.002
 """Error of a point, in median depths, at which it counts less than in proportion."""
