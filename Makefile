@@ -5,6 +5,7 @@
 # make bench  reconstruct the scenes in $VGGSFM_BENCH, also with COLMAP's SIFT, and compare with their truth: an hour;
 #             BENCH_ARGS="--scenes fox --bags full,3 --only vggsfm" for a part, BENCH_ARGS=--timing for wall time
 # make bench-ba  bundle adjustment three ways on the same problems: time, memory, cost; needs nothing
+# make bench-sequence  a rendered walk of 300 frames with a loop: time, memory, drift; BENCH_ARGS="--frames 1000"
 # make bench-v2  time and memory of the v2 tracker against a naive one; random weights, needs nothing
 # make ablate  each learned stage against its classical counterpart; needs what the trainings wrote, see ablate.py
 # make figures  the tables of README.md and of the model card, from the records in benchmarks/
@@ -21,7 +22,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PINS := $(if $(TORCH),torch==$(TORCH))
 
-.PHONY: setup demo test check docs bench bench-ba bench-v2 ablate figures eval-tracks clean
+.PHONY: setup demo test check docs bench bench-ba bench-sequence bench-v2 ablate figures eval-tracks clean
 
 setup: $(VENV)/.test $(VENV)/.dev
 
@@ -45,6 +46,9 @@ bench: $(VENV)/.package
 
 bench-ba: $(VENV)/.test
 	$(BIN)/python benchmarks/ba.py
+
+bench-sequence: $(VENV)/.package
+	$(BIN)/python benchmarks/sequence.py $(BENCH_ARGS)
 
 bench-v2: $(VENV)/.package
 	PYTHONPATH=tests $(BIN)/python benchmarks/v2.py

@@ -37,6 +37,7 @@ DOORS = {
     "theseus": ("bundle_adjustment/theseus_",),
     "PIL": ("io", "visualization"),
     "cv2": ("io", "visualization"),
+    "av": ("io/video",),
 }
 """Third parties and the only places that may import them."""
 

@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
 
@@ -18,14 +21,17 @@ from vggsfm_cli.config_file import to_toml
 from vggsfm_cli.errors import TooFewRegistered, UsageError
 from vggsfm_cli.export.targets import ExportOptions, check_export, export_model
 from vggsfm_cli.io.images import read_images
-from vggsfm_cli.io.intrinsics import read_intrinsics
+from vggsfm_cli.io.intrinsics import KnownCamera, read_intrinsics
 from vggsfm_cli.io.lookup import photographs_of
+from vggsfm_cli.io.sequence import PhotographSequence
 from vggsfm_cli.io.sources import Source, find_images
+from vggsfm_cli.io.video import ExtractedFrames, VideoConfig, extract_frames, is_video
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.pipeline import Preset, ReconstructOptions, reconstruct
 from vggsfm_cli.refinement.densify import DensifyConfig
 from vggsfm_cli.report import StageClock, build_report
 from vggsfm_cli.scene import ProgressCallback, silent
+from vggsfm_cli.sequence import SequenceOptions, reconstruct_sequence
 from vggsfm_cli.tracking.keypoints import Keypoints
 from vggsfm_cli.visualization import save_overview
 from vggsfm_cli.visualization.report import save_html_report
@@ -36,6 +42,20 @@ if TYPE_CHECKING:
 CONFIG_HEADER = (
     f"# What vggsfm {__version__} was told; `vggsfm reconstruct IMAGES --out DIR --config FILE` repeats it.\n"
 )
+
+FRAMES_FOLDER = "images"
+"""Where the result holds the pictures of a video."""
+
+
+class ReadingOptions(TypedDict):
+    """How photographs are read, all at once or some at a time."""
+
+    long_side: int
+    camera_mode: str
+    camera_model: str
+    intrinsics: Sequence[KnownCamera]
+    masks: Path | None
+    mask_invert: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +78,9 @@ class SceneOptions:
     query_points: int | None = None
     long_side: int = 1024
     adjuster: Literal["schur", "theseus", "ceres"] | None = None
+    sequential: bool | None = None
+    fps: float = 4.0
+    max_frames: int | None = None
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: str = "float32"
@@ -118,6 +141,27 @@ class SceneOptions:
             query_points=self.query_points,
             network_side=self.long_side,
             max_memory_gb=self.max_memory,
+        )
+
+    def sequence_options(self) -> SequenceOptions:
+        """What the reconstruction of a film is told of it.
+
+        Raises:
+            UsageError: an option that films do not have.
+        """
+        if self.extra_points > 0:
+            raise UsageError(
+                "--extra-points needs all pictures at once; those in order are read a few at a time.",
+                "Leave it out, or add --no-sequential.",
+            )
+        usual = SequenceOptions()
+        points = self.query_points or (usual.keyframes.points // 2 if self.preset == "fast" else usual.keyframes.points)
+        return dataclasses.replace(
+            usual,
+            keyframes=dataclasses.replace(usual.keyframes, points=points),
+            refine_principal_point=self.refine_principal_point == "yes",
+            precision=self.precision,
+            seed=self.seed,
         )
 
 
@@ -199,9 +243,9 @@ def reconstruct_scene(
     """Read the photographs of one scene, reconstruct it, and write its models, picture and report.
 
     Args:
-        images: folder, pattern, list or files, see ``find_images``.
-        out: folder to create, with a model in ``0``, ``1``, ..., ``report.json``, ``config.toml``, and if wanted
-            ``overview.png`` and ``report.html``.
+        images: folder, pattern, list or files, see ``find_images``; or a video file.
+        out: folder to create, with a model in ``0``, ``1``, ..., ``report.json``, ``config.toml``, if wanted
+            ``overview.png`` and ``report.html``, and the pictures of a video in ``images``.
         options: what the user chose.
         networks: gives the model; it is called once, and its time is the stage "weights" of the report.
         undistort: folder to create with undistorted pictures and ``sparse/0``.
@@ -217,23 +261,78 @@ def reconstruct_scene(
     """
     check_places(out, undistort, overwrite=overwrite)
     clock = StageClock()
+    with _pictures(images, out, options, clock, progress) as (pictures, film):
+        return _reconstruct(
+            pictures,
+            out,
+            options,
+            networks,
+            clock,
+            given=images,
+            film=film,
+            undistort=undistort,
+            overwrite=overwrite,
+            notes=notes,
+            progress=progress,
+        )
+
+
+@contextmanager
+def _pictures(
+    images: Source, out: Path, options: SceneOptions, clock: StageClock, progress: ProgressCallback
+) -> Iterator[tuple[Source, ExtractedFrames | None]]:
+    """The photographs; those of a video lie in a folder beside ``out`` until the result takes them over."""
+    if not isinstance(images, Path | str) or not is_video(images):
+        yield images, None
+        return
+    parent = out.resolve().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".frames", dir=parent) as folder:
+        config = VideoConfig(fps=float(options.fps), max_frames=options.max_frames)
+        with clock.stage("video"):
+            film = extract_frames(images, Path(folder) / FRAMES_FOLDER, config, progress=progress)
+        yield film.files, film
+
+
+def _reconstruct(
+    images: Source,
+    out: Path,
+    options: SceneOptions,
+    networks: Callable[[], Networks],
+    clock: StageClock,
+    *,
+    given: Source,
+    film: ExtractedFrames | None,
+    undistort: Path | None,
+    overwrite: bool,
+    notes: Mapping[str, Any] | None,
+    progress: ProgressCallback,
+) -> dict[str, Any]:
+    """As ``reconstruct_scene``, from pictures, which are frames of ``film`` if it is given."""
+    in_order = film is not None if options.sequential is None else options.sequential
+    sequence_options = options.sequence_options() if in_order else None
     known = () if options.intrinsics is None else read_intrinsics(options.intrinsics, options.camera_model)
     without = () if options.masks is None else (options.masks,)
     found = find_images(images, recursive=options.recursive, without=without)
     with clock.stage("weights"):
         loaded = networks()
-    with clock.stage("images"):
-        photographs = read_images(
-            found,
-            long_side=options.long_side,
-            camera_mode=options.camera_mode,
-            camera_model=options.camera_model,
-            intrinsics=known,
-            masks=options.masks,
-            mask_invert=options.mask_invert,
-            progress=progress,
-        )
-    models = reconstruct(photographs.to(loaded.device), loaded.model, options.pipeline_options(), progress=progress)
+    reading: ReadingOptions = {
+        "long_side": options.long_side,
+        "camera_mode": options.camera_mode,
+        "camera_model": options.camera_model,
+        "intrinsics": known,
+        "masks": options.masks,
+        "mask_invert": options.mask_invert,
+    }
+    if sequence_options is None:
+        with clock.stage("images"):
+            photographs = read_images(found, **reading, progress=progress)
+        models = reconstruct(photographs.to(loaded.device), loaded.model, options.pipeline_options(), progress=progress)
+    else:
+        with clock.stage("images"):
+            sequence = PhotographSequence(found, **reading)
+        photographs = sequence.facts
+        models = reconstruct_sequence(sequence, loaded.model, sequence_options, progress=progress)
     clock.add(models[0].report.get("stages", {}))
     report: dict[str, Any] = {}
 
@@ -241,10 +340,12 @@ def reconstruct_scene(
         if options.overview:
             with clock.stage("overview"):
                 save_overview(models[0], folder / "overview.png")
-        shown = str(images) if isinstance(images, Path | str) else [str(path) for path in images]
+        shown = str(given) if isinstance(given, Path | str) else [str(path) for path in given]
         chosen = {"images": shown, **options.as_dict(), "device": str(loaded.device)}
         report.update(build_report(photographs, models, options=chosen, seed=options.seed, clock=clock))
         report["weights"] = loaded.weights.as_dict()
+        if film is not None:
+            report["video"] = film.as_dict()
         if options.report:
             save_html_report(
                 models,
@@ -254,6 +355,8 @@ def reconstruct_scene(
                 report=report,
                 progress=progress,
             )
+        if film is not None:
+            shutil.move(film.files[0].parent, folder / FRAMES_FOLDER)
         report.update(notes or {})
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         (folder / "config.toml").write_text(CONFIG_HEADER + to_toml(options.as_config()), encoding="utf-8")
@@ -261,7 +364,8 @@ def reconstruct_scene(
     write_colmap(models, out, overwrite=overwrite, legacy=options.legacy_colmap, extras=add_extras)
     if undistort is not None:
         export = ExportOptions(masks=options.masks, mask_invert=options.mask_invert, overwrite=overwrite)
-        export_model(models[0], undistort, found.root, export, progress)
+        folder = found.root if film is None else out / FRAMES_FOLDER
+        export_model(models[0], undistort, folder, export, progress)
     return report
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from vggsfm_cli.camera_estimation.interface import GivenCameras
 from vggsfm_cli.camera_estimation.v2 import V2CameraPredictor
@@ -20,8 +22,10 @@ from vggsfm_cli.refinement.finish import colorize
 from vggsfm_cli.refinement.mapper import MappingOptions, reconstruct_from_tracks
 from vggsfm_cli.refinement.v2 import V2MappingOptions, reconstruct_as_v2
 from vggsfm_cli.report import StageClock
+from vggsfm_cli.retrieval import RetrievalConfig, choose_partners
 from vggsfm_cli.scene import Cameras, ImageSet, Progress, ProgressCallback, Reconstruction, Tracks, silent
 from vggsfm_cli.threads import one_thread_each
+from vggsfm_cli.tracking.features import FeatureMaps
 from vggsfm_cli.tracking.keypoints import Keypoints
 from vggsfm_cli.tracking.queries import QueryConfig
 from vggsfm_cli.tracking.rounds import RoundsConfig, track_in_rounds
@@ -49,6 +53,7 @@ class ReconstructOptions:
     """
 
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)  # partners of each frame in large sets
     rounds_v2: V2RoundsConfig = field(default_factory=V2RoundsConfig)
     preset: Preset = "auto"
     mapping: MappingOptions = field(default_factory=MappingOptions)
@@ -177,7 +182,19 @@ def sight(images: ImageSet, model: VGGSfM, options: ReconstructOptions, progress
     if is_v2:
         return _sight_as_v2(images, model, tracker, options, progress)
     rounds = dataclasses.replace(options.tracking_rounds(), side_by_side=budget.plan.side_by_side)
-    tracks = track_in_rounds(tracker, images, rounds, precision=PRECISIONS[options.precision], progress=progress)
+
+    def partners(features: FeatureMaps) -> Bool[Tensor, "S S"]:
+        dice = torch.Generator().manual_seed(options.seed)
+        return choose_partners(features, images.frame_valid[0], options.retrieval, dice)
+
+    tracks = track_in_rounds(
+        tracker,
+        images,
+        rounds,
+        precision=PRECISIONS[options.precision],
+        progress=progress,
+        choose_partners=partners,
+    )
     return Sighted(images=images, tracks=tracks, cameras=None, keypoints="the tracker's own", tracker=tracker)
 
 

@@ -8,7 +8,7 @@ a corner origin: the centre of the top-left pixel is at (0.5, 0.5). Booleans say
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -108,6 +108,20 @@ class ImageSet(TensorRecord):
     def pixel_scale(self) -> Float[Tensor, "B S"]:
         """Stored pixels per network pixel, frame by frame."""
         return torch.linalg.det(self.stored_from_network[..., :2]).abs().sqrt()
+
+    def some(self, frames: Sequence[int]) -> "ImageSet":
+        """Some frames of every scene, without the way to their files; all cameras stay."""
+        index = torch.tensor(list(frames), dtype=torch.long, device=self.frame_valid.device)
+        return ImageSet(
+            pixels=self.pixels[:, index],
+            mask=self.mask[:, index],
+            frame_valid=self.frame_valid[:, index],
+            stored_from_network=self.stored_from_network[:, index],
+            stored_size=self.stored_size[:, index],
+            names=tuple(tuple(scene[s] for s in frames) for scene in self.names),
+            originals=None,
+            priors=dataclasses.replace(self.priors, camera_index=self.priors.camera_index[:, index]),
+        )
 
     def to_stored(self, xy: Float[Tensor, "B S *n 2"]) -> Float[Tensor, "B S *n 2"]:
         """Network pixels to stored pixels, differentiable."""

@@ -22,7 +22,7 @@ def reconstruct(
         list[Path],
         typer.Argument(
             metavar="IMAGES",
-            help="The photographs of one scene: a folder, a pattern in quotes, a .txt list of paths, or files.",
+            help="The photographs of one scene: a folder, a quoted pattern, a .txt list of paths, files; or a video.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to create; models go to DIR/0, DIR/1, ...", metavar="DIR")],
@@ -40,6 +40,8 @@ def reconstruct(
     Writes COLMAP models, overview.png, report.json and config.toml into DIR, all at once or not at all.
 
     Example: vggsfm reconstruct photos/ --out sparse/
+
+    Example: vggsfm reconstruct walk.mp4 --out walk/ --undistort splat/
     """
     set_up_logging(verbose, quiet)
     from vggsfm_cli.job import check_places, load_networks, reconstruct_scene, require_registered

@@ -83,6 +83,16 @@ def declared(
         int | None, typer.Option(help="Tracks a frame starts; if not given 1024, with fast 512, with v2 2048.", min=16)
     ] = None,
     long_side: Annotated[int, typer.Option(help="Long side of the pictures the networks see, pixels.", min=64)] = 1024,
+    sequential: Annotated[
+        bool | None,
+        typer.Option(
+            "--sequential/--no-sequential", help="Reconstruct in the order of the names; if not given, only a video."
+        ),
+    ] = None,
+    fps: Annotated[float, typer.Option(help="Pictures a second of film, the sharpest of each moment.", min=0.01)] = 4.0,
+    max_frames: Annotated[
+        int | None, typer.Option(help="Pictures of a video at most, spread over all of it.", metavar="N", min=2)
+    ] = None,
     adjuster: Annotated[
         Adjuster | None,
         typer.Option(

@@ -14,7 +14,9 @@ from vggsfm_cli.cli.console import StageProgress, console, set_up_logging
 if TYPE_CHECKING:
     from vggsfm_cli.io.synthetic import RenderedScene
 
-LayoutName = Literal["mixed", "facade", "room", "tabletop", "turntable", "terrain", "street", "poster", "clutter"]
+LayoutName = Literal[
+    "mixed", "facade", "room", "tabletop", "turntable", "terrain", "street", "poster", "clutter", "walk"
+]
 """Names of ``synthetic.layouts.Layout``, and all of them by their weights; a test compares both."""
 
 TEXTURES = 45
@@ -25,7 +27,7 @@ TEXTURE_SIDE = 256
 def synth(
     out: Annotated[Path, typer.Option(help="Folder to create; scenes go to DIR/scene_000, ...", metavar="DIR")],
     scenes: Annotated[int, typer.Option(help="How many scenes.", min=1, max=1000)] = 1,
-    frames: Annotated[int, typer.Option(help="Photographs a scene.", min=1, max=100)] = 8,
+    frames: Annotated[int, typer.Option(help="Photographs a scene.", min=1, max=2000)] = 8,
     size: Annotated[int, typer.Option(help="Width in pixels; the height is three quarters.", min=32, max=4096)] = 640,
     layout: Annotated[LayoutName, typer.Option(help="What is photographed.")] = "mixed",
     seed: Annotated[int, typer.Option(help="Equal seeds give equal scenes.", min=0)] = 0,
@@ -51,7 +53,7 @@ def synth(
     from vggsfm_cli.synthetic.layouts import Layout
     from vggsfm_cli.synthetic.photometry import PhotometryConfig
     from vggsfm_cli.synthetic.render import render
-    from vggsfm_cli.synthetic.scenes import SceneConfig
+    from vggsfm_cli.synthetic.scenes import SceneConfig, of_film
     from vggsfm_cli.synthetic.textures import procedural_textures
 
     check_new(out)
@@ -63,7 +65,9 @@ def synth(
         samples=2,
         photometry=PhotometryConfig() if photometry else None,
     )
-    if layout != "mixed":
+    if layout == Layout.WALK:
+        config = of_film(config)
+    elif layout != "mixed":
         config = dataclasses.replace(config, layouts=((Layout(layout), 1.0),))
 
     def rendered(progress: StageProgress) -> "Iterator[RenderedScene]":

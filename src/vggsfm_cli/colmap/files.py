@@ -69,6 +69,8 @@ def check_writable(out: Path | str, *, overwrite: bool = False) -> None:
 
 
 def _is_ours(path: Path) -> bool:
+    if path.is_dir() and path.name == "images":
+        return all(re.fullmatch(r"\d+\.jpg", entry.name) for entry in path.iterdir())  # of a video
     if path.is_dir():
         return bool(re.fullmatch(r"\d+", path.name)) and _is_model(path)
     return path.name in OWN_FILES

@@ -218,10 +218,15 @@ def _stored_from_network(
     return matrix
 
 
-def _pad(photographs: list[_Photograph]) -> tuple[Float[Tensor, "S 3 H W"], Bool[Tensor, "S H W"]]:
-    """Pictures on one canvas, their last row and column continued to the right and below, and what of it is used."""
+def _pad(
+    photographs: list[_Photograph], canvas: tuple[int, int] | None = None
+) -> tuple[Float[Tensor, "S 3 H W"], Bool[Tensor, "S H W"]]:
+    """Pictures on one canvas, their last row and column continued to the right and below, and what of it is used.
+
+    ``canvas`` is its height and width; as much as the pictures need if None.
+    """
     pictures = [photograph.pixels for photograph in photographs]
-    height, width = (
+    height, width = canvas or (
         -(-max(picture.shape[axis] for picture in pictures) // NETWORK_MULTIPLE) * NETWORK_MULTIPLE for axis in (0, 1)
     )
     pixels = torch.empty(len(pictures), 3, height, width)

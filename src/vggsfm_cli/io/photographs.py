@@ -45,6 +45,19 @@ def decode(path: Path) -> tuple[UInt8[np.ndarray, "H W 3"], ExifData]:
     return to_stored(pixels, exif.orientation) if turned_by_pillow else pixels, exif
 
 
+def read_header(path: Path) -> tuple[tuple[int, int], ExifData]:
+    """Stored width and height of a file, and its EXIF data, without decoding it where that can be avoided.
+
+    Raises:
+        OSError, ValueError, SyntaxError and others: whatever Pillow meets in a damaged file.
+    """
+    with open_picture(path) as image:
+        if image.format not in ("TIFF", "HEIF"):  # whose size Pillow tells turned or not, as it happens
+            return (image.width, image.height), read_exif(image)
+    pixels, exif = decode(path)
+    return (pixels.shape[1], pixels.shape[0]), exif
+
+
 def to_upright(pixels: Shaped[np.ndarray, "H W *c"], orientation: int) -> Shaped[np.ndarray, "h w *c"]:
     """Turn stored pixels upright."""
     swap, mirror_x, mirror_y = AXIS_CHANGES[orientation]

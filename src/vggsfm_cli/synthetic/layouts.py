@@ -42,6 +42,7 @@ class Layout(StrEnum):
     STREET = "street"  # forward between two rows of houses
     POSTER = "poster"  # one plane with a picture: pairs of frames are homographies
     CLUTTER = "clutter"  # things in the air before walls
+    WALK = "walk"  # a film: along a street around a block, and back to the start if there are enough frames
 
 
 class Ambience(StrEnum):
@@ -327,6 +328,48 @@ def clutter(brief: Brief) -> Stage:
     return Stage(parts=parts, centers=centers, targets=targets, ambience=Ambience.INDOORS, azimuth=azimuth)
 
 
+PACE = 0.25
+"""Metres from one frame of a walk to the next."""
+
+
+def walk(brief: Brief) -> Stage:
+    """A walk around a round block of houses, past others on the far side of the street.
+
+    From 280 frames on it closes: the last tenth of a radian or so is walked again.
+    """
+    dice = brief.dice
+    around = 1.05 * 2 * math.pi
+    radius = max(11.0, PACE * (brief.frames - 1) / around)
+    turn = PACE / radius * torch.arange(brief.frames, dtype=torch.float64)
+    gap = dice.uniform(5, 6)
+    distance = gap * brief.focal
+    parts: list[Part] = [(shapes.floor(4 * radius, 4 * radius), paint(brief, distance, 0.1))]
+    # the origin of a house is the middle of its front, which looks along -z
+    for middle, side, width in ((radius + gap, 0.0, 11.0), (radius - gap, math.pi, 7.0)):
+        count = math.ceil(2 * math.pi * middle / width)
+        for k in range(count):
+            angle = 2 * math.pi * k / count
+            front = house(brief, 2 * middle * math.tan(math.pi / count), dice.uniform(4, 9), distance)
+            place = at(math.sin(angle), 0, math.cos(angle)) * (middle + dice.uniform(0, 0.8) * math.cos(side))
+            parts += moved(front, place, shapes.about_vertical(angle + side))
+    sway = 0.3 * (5 * turn + dice.angle()).sin()
+    height = -1.6 + 0.05 * (40 * turn).sin()
+    out = torch.stack([turn.sin(), torch.zeros_like(turn), turn.cos()], -1)
+    ahead = torch.stack([turn.cos(), torch.zeros_like(turn), -turn.sin()], -1)
+    centers = (radius + sway)[:, None] * out
+    centers[:, 1] = height
+    yaw = math.radians(40) + 0.3 * (7 * turn + dice.angle()).sin()
+    targets = centers + 5 * (yaw.cos()[:, None] * ahead + yaw.sin()[:, None] * out)
+    targets[:, 1] += 0.2 * (9 * turn).sin() - 0.4
+    loose: list[Part] = []
+    for _ in range(round(2.5 * radius)):
+        angle = dice.angle()
+        place = at(math.sin(angle), 0, math.cos(angle)) * (radius + dice.pick([-1, 1]) * dice.uniform(2, gap - 0.5))
+        loose.append((scaled(thing(dice), dice.scale(0.8, 2.0)).moved(place), paint(brief, distance)))
+    parts += clear(loose, centers, 1.0)
+    return Stage(parts=parts, centers=centers, targets=targets, ambience=Ambience.OUTDOORS, azimuth=0.0)
+
+
 LAYOUTS: dict[Layout, Callable[[Brief], Stage]] = {
     Layout.FACADE: facade,
     Layout.ROOM: room,
@@ -336,4 +379,5 @@ LAYOUTS: dict[Layout, Callable[[Brief], Stage]] = {
     Layout.STREET: street,
     Layout.POSTER: poster,
     Layout.CLUTTER: clutter,
+    Layout.WALK: walk,
 }

@@ -1,5 +1,6 @@
 """Random scenes: a layout, its cameras with their lenses, and its light."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -17,6 +18,12 @@ from vggsfm_cli.synthetic.worlds import look_at
 
 UNFOLDED = 0.6
 """Share of the strongest negative distortion at which the corners of the picture still show something."""
+
+
+FILM = PhotometryConfig(
+    exposure=0.08, white_balance=0.01, contrast=0.03, vignetting=0.2, blurred=0.2, noise=0.015, quality=(60.0, 95.0)
+)
+"""What a video camera does to the light: settings change less from frame to frame than between photographs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +53,21 @@ class SceneConfig:
     samples: int = 1  # rays a pixel, squared
     shadows: bool = True
     photometry: PhotometryConfig | None = None  # what the camera does to the light; None: nothing
+
+
+def of_film(config: SceneConfig) -> SceneConfig:
+    """The same size and number of frames, as one video camera takes them on a walk: one lens, even light, no turns."""
+    return dataclasses.replace(
+        config,
+        layouts=((Layout.WALK, 1.0),),
+        focal=(0.6, 0.9),
+        shared_camera=1.0,
+        principal_point=0.0,
+        distortion=(-0.05, 0.05),
+        roll_deg=(0.3, 0.3),
+        rolled=0.0,
+        photometry=None if config.photometry is None else FILM,
+    )
 
 
 def make_scenes(

@@ -1,5 +1,6 @@
 """Dense features of photographs and where in them tracks can start."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,16 @@ class FeatureMaps(TensorRecord):
     keypoint_score: Float[Tensor, "B S H W"]
     usable: Bool[Tensor, "B S h w"]
     photographs: tuple[tuple[Pyramid, ...], ...] = ()
+
+    def some(self, frames: Sequence[int]) -> "FeatureMaps":
+        """Some frames of every scene."""
+        index = torch.tensor(list(frames), dtype=torch.long, device=self.usable.device)
+        return FeatureMaps(
+            descriptors=self.descriptors[:, index],
+            keypoint_score=self.keypoint_score[:, index],
+            usable=self.usable[:, index],
+            photographs=tuple(tuple(scene[s] for s in frames) for scene in self.photographs),
+        )
 
 
 class DenseEncoder(nn.Module):

@@ -6,6 +6,8 @@ a track can reach frames that its first frame could not see. A new track that la
 point: it is merged into it.
 """
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +19,8 @@ from vggsfm_cli.threads import map_threads
 from vggsfm_cli.tracking.features import FeatureMaps
 from vggsfm_cli.tracking.interface import PointTracker
 from vggsfm_cli.tracking.queries import QueryConfig, choose_queries, first_frame
+
+ChoosePartners = Callable[[FeatureMaps], Bool[Tensor, "S S"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +88,7 @@ def track_in_rounds(
     config: RoundsConfig,
     precision: torch.dtype = torch.float32,
     progress: ProgressCallback = silent,
+    choose_partners: ChoosePartners | None = None,
 ) -> Tracks:
     """Tracks through one scene (B = 1), started from as many frames as it takes.
 
@@ -93,6 +98,8 @@ def track_in_rounds(
         config: policy.
         precision: of the feature network; everything else is float32.
         progress: told what is done.
+        choose_partners: into which frames each frame is tracked, from the features of all; all of them if None. Where
+            these are not all, every frame may start tracks, however many there are.
 
     Raises:
         ValueError: more than one scene.
@@ -104,7 +111,10 @@ def track_in_rounds(
     with torch.autocast(images.pixels.device.type, dtype=precision, enabled=precision != torch.float32):
         features: FeatureMaps = tracker.encode(images)
     progress(Progress(stage="features", done=frames, total=frames))
-    rounds = min(frames, config.max_query_frames)
+    partners = None if choose_partners is None else choose_partners(features)
+    if partners is not None and bool(partners[images.frame_valid[0]][:, images.frame_valid[0]].all()):
+        partners = None
+    rounds = min(frames, config.max_query_frames) if partners is None else frames
     remaining = set(images.frame_valid[0].nonzero().flatten().tolist())
     pool = _empty(images)
     at_once = config.at_once(frames)
@@ -115,7 +125,7 @@ def track_in_rounds(
         before = pool
 
         def follow(frame: int, pool: _Pool = before) -> _Round:
-            return _round(tracker, images, features, frame, pool, config)
+            return _round(tracker, images, features, frame, pool, config, None if partners is None else partners[frame])
 
         groups = [chosen[i : i + config.side_by_side] for i in range(0, len(chosen), config.side_by_side)]
         for group in groups:
@@ -155,8 +165,9 @@ def _round(
     frame: int,
     pool: _Pool,
     config: RoundsConfig,
+    partners: Bool[Tensor, " S"] | None = None,
 ) -> _Round:
-    """Track from one frame."""
+    """Track from one frame, into its partners only if they are given."""
     seen = pool.seen(config.min_visibility)
     here = seen[frame].nonzero().flatten()
     matrix = images.stored_from_network[0, frame]
@@ -172,14 +183,37 @@ def _round(
         xy=xy[None],
         valid=torch.ones(1, len(xy), dtype=torch.bool, device=xy.device),
     )
-    tracks = tracker(images, queries, features)
-    found = _Pool(
-        xy=tracks.xy[0],
-        visibility=tracks.visibility[0],
-        covariance=tracks.covariance[0],
+    if partners is None:
+        tracks = tracker(images, queries, features)
+        found = _Pool(
+            xy=tracks.xy[0],
+            visibility=tracks.visibility[0],
+            covariance=tracks.covariance[0],
+            query_frame=queries.frame[0],
+        )
+    else:
+        found = _among_partners(tracker, images, features, queries, partners)
+    return _Round(tracks=found, carried=here[carried])
+
+
+def _among_partners(
+    tracker: PointTracker, images: ImageSet, features: FeatureMaps, queries: Queries, partners: Bool[Tensor, " S"]
+) -> _Pool:
+    """Track the queries of one frame into some frames; in the others nothing is seen."""
+    frame = int(queries.frame[0, 0])
+    chosen = [frame, *(s for s in partners.nonzero().flatten().tolist() if s != frame)]
+    first = dataclasses.replace(queries, frame=torch.zeros_like(queries.frame))
+    tracks = tracker(images.some(chosen), first, features.some(chosen))
+    frames, count = len(partners), queries.xy.shape[1]
+    index = torch.tensor(chosen, device=partners.device)
+    return _Pool(
+        xy=tracks.xy.new_zeros(frames, count, 2).index_copy(0, index, tracks.xy[0]),
+        visibility=tracks.visibility.new_zeros(frames, count).index_copy(0, index, tracks.visibility[0]),
+        covariance=torch.eye(2, dtype=tracks.xy.dtype, device=tracks.xy.device)
+        .repeat(frames, count, 1, 1)
+        .index_copy(0, index, tracks.covariance[0]),
         query_frame=queries.frame[0],
     )
-    return _Round(tracks=found, carried=here[carried])
 
 
 def _add(pool: _Pool, found: _Round, images: ImageSet, config: RoundsConfig) -> _Pool:
