@@ -65,7 +65,7 @@ def synth(
         samples=2,
         photometry=PhotometryConfig() if photometry else None,
     )
-    if layout == Layout.WALK:
+    if layout == Layout.WALK.value:
         config = of_film(config)
     elif layout != "mixed":
         config = dataclasses.replace(config, layouts=((Layout(layout), 1.0),))
