@@ -184,3 +184,21 @@ def test_the_refusal_of_the_disk_is_a_sentence(tmp_path: Path, way: str, monkeyp
     with pytest.raises(InputError, match="No space"):
         write(tmp_path / "out", "b")
     assert content(tmp_path / "out") == {"a"} and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_scratch_folder_is_gone_afterwards_and_a_killed_one_with_the_next_start(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with folders.scratch_folder(out) as folder:
+        (folder / "frame").write_text("here")
+        write(out, "new")  # another start in between leaves it alone
+        assert (folder / "frame").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    code = (
+        "import os, signal, sys; from pathlib import Path; from vggsfm_cli import folders\n"
+        "with folders.scratch_folder(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'frame').write_text('left'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(out)], check=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    folders.recover(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -117,6 +117,31 @@ def whole_folder(out: Path, check: Callable[[], None]) -> Iterator[Path]:
         os.close(lock)
 
 
+@contextmanager
+def scratch_folder(out: Path) -> Iterator[Path]:
+    """A hidden folder beside ``out`` for what is on its way there, which is gone after the block.
+
+    What a killed process leaves of it is removed by the next one that writes there.
+
+    Args:
+        out: resolved.
+
+    Raises:
+        InputError: the disk refuses.
+    """
+    recover(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder, lock = _new_folder(out)
+    except OSError as error:
+        raise InputError(f"Cannot write to {str(out.parent)!r}: {error.strerror}.", "Choose another --out.") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
 def recover(out: Path) -> None:
     """Put back the folder that a killed process had set aside, and remove what killed processes left beside ``out``.
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from vggsfm_cli.colmap.files import check_writable, write_colmap
 from vggsfm_cli.config_file import to_toml
 from vggsfm_cli.errors import TooFewRegistered, UsageError
 from vggsfm_cli.export.targets import ExportOptions, check_export, export_model
+from vggsfm_cli.folders import scratch_folder
 from vggsfm_cli.io.images import read_images
 from vggsfm_cli.io.intrinsics import KnownCamera, read_intrinsics
 from vggsfm_cli.io.lookup import photographs_of
@@ -285,12 +285,10 @@ def _pictures(
     if not isinstance(images, Path | str) or not is_video(images):
         yield images, None
         return
-    parent = out.resolve().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".frames", dir=parent) as folder:
+    with scratch_folder(out.resolve()) as folder:
         config = VideoConfig(fps=float(options.fps), max_frames=options.max_frames)
         with clock.stage("video"):
-            film = extract_frames(images, Path(folder) / FRAMES_FOLDER, config, progress=progress)
+            film = extract_frames(images, folder / FRAMES_FOLDER, config, progress=progress)
         yield film.files, film
 
 
