@@ -144,7 +144,7 @@ class _Mapper:
         seed: int,
         progress: ProgressCallback,
     ) -> None:
-        self.options, self.adjuster, self.progress = options, adjuster, progress
+        self.options, self.adjuster, self.triangulator, self.progress = options, adjuster, triangulator, progress
         self.camera_estimator = camera_estimator
         self.preliminary = PreliminaryCameraEstimator(_seeded(options.preliminary, seed))
         self.images = images.to("cpu")
@@ -152,13 +152,11 @@ class _Mapper:
         self.scene = Scene(
             images=self.images,
             tracks=in_double(tracks.to("cpu").detach()),
-            triangulator=triangulator,
+            triangulator=triangulator.geometric,
             scale=self.images.pixel_scale.double(),
         )
         index = growth_tracks(self.scene, options.growth_per_cell, options.growth_cells, seed)
-        self.sparse = dataclasses.replace(
-            self.scene, tracks=part_of(self.scene.tracks, index), triangulator=triangulator.geometric
-        )
+        self.sparse = dataclasses.replace(self.scene, tracks=part_of(self.scene.tracks, index))
 
     def run(self) -> list[Reconstruction]:
         """All models."""
@@ -225,7 +223,7 @@ class _Mapper:
         if best is None or best.score <= 0:
             return None
         model, failed = run_last_round(
-            self.scene, self.sparse, best.model, frames, self.adjuster, self.options.schedule
+            self.scene, self.sparse, best.model, frames, self.adjuster, self.triangulator, self.options.schedule
         )
         self._tell("refinement", 1, 1)
         if int(model.points.valid.sum()) < self.options.min_points or not sensible(self.images, model.cameras):

@@ -21,6 +21,7 @@ from vggsfm_cli.refinement.calibration import (
 from vggsfm_cli.refinement.model import Model, Scene, adjusted, filtered, triangulate
 from vggsfm_cli.refinement.resection import Attempt, ResectionConfig, place_frames, visible_points
 from vggsfm_cli.scene import Tracks
+from vggsfm_cli.triangulation.interface import Triangulator
 from vggsfm_cli.triangulation.ransac import reprojection_error
 
 
@@ -69,7 +70,13 @@ def run_first_rounds(sparse: Scene, model: Model, config: ScheduleConfig) -> Mod
 
 
 def run_last_round(
-    scene: Scene, sparse: Scene, model: Model, allowed: list[int], adjuster: BundleAdjuster, config: ScheduleConfig
+    scene: Scene,
+    sparse: Scene,
+    model: Model,
+    allowed: list[int],
+    adjuster: BundleAdjuster,
+    triangulator: Triangulator,
+    config: ScheduleConfig,
 ) -> tuple[Model, dict[int, Attempt]]:
     """Place frames that are still missing, and adjust everything on all tracks.
 
@@ -79,6 +86,7 @@ def run_last_round(
         model: on the tracks of ``sparse``.
         allowed: frames that may be added.
         adjuster: the solver.
+        triangulator: of the points that stay, found anew after the last adjustment.
         config: thresholds.
 
     Returns:
@@ -95,6 +103,7 @@ def run_last_round(
     part = free_principal_point(scene, part, config.loss_scale, config.principal_point)
     model = dataclasses.replace(model, cameras=part.cameras, points=part.points)
     threshold = max(config.reprojection_px[-1], config.noise_factor * noise_px(scene, model))
+    scene = dataclasses.replace(scene, triangulator=triangulator)
     return without_weak_frames(scene, triangulate(scene, model.cameras, threshold), config), failed
 
 
