@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=40, help="rendered scenes of each size")
     parser.add_argument("--bags", default="3,5", help="sizes of the sets of photographs")
     parser.add_argument("--max-per-scene", type=int, default=5, help="sets of each size and scene")
+    parser.add_argument("--ways", action="append", help="of mapping photographs, by name; the others stay as they are")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=HERE / "ablation.json")
     options = parser.parse_args()
@@ -66,7 +67,9 @@ def main() -> None:
         if "joint" in wanted:
             document["joint"] = of_joint(options)
         if "photographs" in wanted:
-            document["photographs"] = on_photographs(options)
+            found = on_photographs(options)
+            before = document.get("photographs", {}) if options.ways else {}
+            document["photographs"] = {size: {**before.get(size, {}), **ways} for size, ways in found.items()}
     options.out.write_text(json.dumps(document, indent=1) + "\n")
     options.out.with_suffix(".md").write_text(to_markdown(document))
 
@@ -173,10 +176,10 @@ def on_photographs(options: argparse.Namespace) -> dict[str, Any]:
     measured = Bench(folder, tracking, tracking + mapping)
     stages = models["learned"]
     variants = [
-        Variant(name="all classical, learned tracker"),
+        Variant(name=BASE),
         Variant(name="classical tracker", tracker="classical"),
         Variant(name="covariances not used", weighted=False),
-        Variant(name="preliminary cameras as the only start", starts="estimator"),
+        Variant(name=PRELIMINARY, starts="estimator"),
         Variant(name="camera transformer as the only start", starts="estimator", stages=stages, cameras=True),
         Variant(name="camera transformer as a further start", starts="both", stages=stages, cameras=True),
         Variant(name="triangulation transformer", stages=stages, points=True),
@@ -191,18 +194,23 @@ def on_photographs(options: argparse.Namespace) -> dict[str, Any]:
             for item in choose(read_items(bench), None, [size])
             if (item.scene, item.size, item.number) in common and item.number < options.max_per_scene
         ]
-        found[size] = _rows(measured, items, variants)
+        found[size] = _rows(measured, items, variants, options.ways)
     return found
 
 
-def _rows(bench: Bench, items: list[Item], variants: list[Variant]) -> dict[str, Any]:
+BASE, PRELIMINARY = "all classical, learned tracker", "preliminary cameras as the only start"
+
+
+def _rows(bench: Bench, items: list[Item], variants: list[Variant], ways: list[str] | None) -> dict[str, Any]:
+    if ways:
+        variants = [variant for variant in variants if variant.name in (BASE, PRELIMINARY, *ways)]
     rows = {variant.name: [] for variant in variants}
     for item in items:
         for variant in variants:
             rows[variant.name].append(bench.measure(item, variant))
         print(item.scene, item.bag, {name: row[-1]["AUC@5"] for name, row in rows.items()}, flush=True)
-    base = [row["AUC@5"] for row in rows[variants[0].name]]
-    preliminary = [row["AUC@5"] for row in rows["preliminary cameras as the only start"]]
+    base = [row["AUC@5"] for row in rows[BASE]]
+    preliminary = [row["AUC@5"] for row in rows[PRELIMINARY]]
     return {
         name: {
             "bags": len(of),
