@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from vggsfm_cli.camera_estimation.transformer import thumbnails
 from vggsfm_cli.checkpoints import load_model
 from vggsfm_cli.geometry import sampling
 from vggsfm_cli.scene import Queries, TensorRecord
@@ -193,7 +194,7 @@ def track(
         query=query,
         **views,
         descriptor=functional.normalize(descriptor, dim=-1),
-        thumbnail=(thumbnails(images.pixels[0], config.thumbnail) * 255).round().to(torch.uint8),
+        thumbnail=(thumbnails(images, config.thumbnail)[0] * 255).round().to(torch.uint8),
         cam_from_world=rendered.cameras.cam_from_world[0].float(),
         params=rendered.cameras.frame_params[0].float(),
         xyz_world=points.xyz_world[0].float(),
@@ -202,13 +203,6 @@ def track(
         valid=truth.valid[0],
         size=torch.tensor([float(width), float(height)]),
     )
-
-
-def thumbnails(pixels: Float[Tensor, "S 3 H W"], side: int) -> Float[Tensor, "S 3 h w"]:
-    """Pictures with a long side of ``side`` pixels."""
-    scale = side / max(pixels.shape[-2:])
-    size = [max(round(length * scale), 1) for length in pixels.shape[-2:]]
-    return functional.interpolate(pixels, size, mode="bilinear", antialias=True).clamp(0, 1)
 
 
 def _queries(features: FeatureMaps, s: int, count: int, generator: torch.Generator) -> Float[Tensor, "Q 2"]:
