@@ -8,6 +8,7 @@ Without --cameras, --points and --joint the stages of the bundled model are meas
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -98,7 +99,7 @@ def on_renders(options: argparse.Namespace) -> dict[str, Any]:
     for size in (3, 5, 10):
         pool = task.pool
         if size > pool.scene.frames:
-            pool = _with_frames(pool, size)
+            pool = dataclasses.replace(pool, scene=dataclasses.replace(pool.scene, frames=size))
         chosen = renders.samples(pool, RUNS, recipe.seed, size, options.scenes)
         areas = renders.cameras(cameras, chosen, 10)
         base = areas["preliminary"]
@@ -115,12 +116,6 @@ def on_renders(options: argparse.Namespace) -> dict[str, Any]:
         }
         print(size, {name: renders.summary(v) for name, v in errors.items()}, flush=True)
     return found
-
-
-def _with_frames(pool: Any, frames: int) -> Any:
-    import dataclasses
-
-    return dataclasses.replace(pool, scene=dataclasses.replace(pool.scene, frames=frames))
 
 
 def of_joint(options: argparse.Namespace) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def cameras() -> str:
     """How the camera transformer learned."""
     sizes = (3, 5, 8)
     before = [(f"preliminary, {size}", f"preliminary AUC@10 of {size}", 100.0, 1) for size in sizes]
-    after = [(f"of {size} frames", f"last AUC@10 of {size}", 100.0, 1) for size in sizes]
+    after = [(f"of {size} frames", f"AUC@10 of {size}", 100.0, 1) for size in sizes]
     return training("cameras", [("loss", "loss", 1.0, 3), *before, *after])
 
 

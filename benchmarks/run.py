@@ -48,7 +48,7 @@ def main() -> None:
     except ValueError as error:
         sys.exit(str(error))
     part = bool(options.scenes or options.bags or options.only or options.options)
-    out = options.out or (RUNS if part else HERE)
+    out = options.out or (RUNS if part and not options.keep else HERE)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         snapshot = Snapshot(Path(folder))
@@ -63,6 +63,8 @@ def main() -> None:
         if not options.tables_only:
             measure_all(bench, records, work, fresh=options.fresh, told=tell)
         rows = [row for pair in work for row in recorded(records, *pair) or []]
+    if options.keep:
+        rows = beside_the_others(rows, out, items)
     if not rows:
         sys.exit("Nothing is on record for these sources and settings.")
     write(rows, options, out)
@@ -81,6 +83,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tables-only", action="store_true", help="run nothing, write what is on record")
     parser.add_argument("--timing", action="store_true", help="measure wall time instead, methods in turn")
     parser.add_argument("--repeats", type=int, default=3, help="of --timing")
+    parser.add_argument("--keep", action="store_true", help="keep the rows of other methods that the tables hold")
     parser.add_argument("--low", type=float, default=confidence.LOW, help="a confidence below this is low")
     parser.add_argument("--out", type=Path, help="folder for the tables")
     return parser.parse_args()
@@ -115,6 +118,19 @@ def tell(row: Row, new: bool) -> None:
         f"{'' if said is None else f' confidence {said:.2f}'}{'' if new else ' (on record)'}",
         flush=True,
     )
+
+
+def beside_the_others(rows: Sequence[Row], out: Path, items: Sequence[Item]) -> list[Row]:
+    """Rows of this run, and of the tables in ``out`` those of methods that were not run."""
+    table = json.loads((out / "results.json").read_text())
+    ran = {row["method"] for row in rows}
+    kept = [
+        {**row, "settings": table["settings"][row["method"]], "report": None}
+        for row in table["results"]
+        if row["method"] not in ran
+    ]
+    place = {(item.scene, item.bag): number for number, item in enumerate(items)}
+    return sorted([*rows, *kept], key=lambda row: place[row["scene"], row["bag"]])
 
 
 def run_timing(bench: Path, options: argparse.Namespace, snapshot: Snapshot, items: Sequence[Item], out: Path) -> None:

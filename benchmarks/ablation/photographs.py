@@ -3,7 +3,6 @@
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +132,3 @@ class Bench:
 def share_above(rows: list[dict[str, Any]], level: float) -> float:
     """Percent of the sets whose AUC@5 exceeds a level."""
     return 100 * sum(row["AUC@5"] > level for row in rows) / len(rows)
-
-
-Progress = Callable[[str], None]

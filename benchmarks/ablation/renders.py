@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters, build_problem
+from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.camera_estimation.transformer import CameraTransformer, views_of
 from vggsfm_cli.camera_estimation.views import CameraState, agreement, moved, normalized
 from vggsfm_cli.evaluation.poses import PairErrors, auc_max, pair_errors
 from vggsfm_cli.scene import Points
-from vggsfm_cli.training.stages import StageSample
-from vggsfm_cli.training.tasks.cameras import stage_pool
+from vggsfm_cli.training.stages import StageSample, stage_pool
 from vggsfm_cli.training.tasks.points import FittedScene, prepare, relative_error
 from vggsfm_cli.training.tracked import TrackedPoolConfig
 from vggsfm_cli.triangulation.transformer import TriangulationTransformer, fit
@@ -109,8 +109,6 @@ def points(
 
 def _adjusted(scene: FittedScene, xyz: torch.Tensor) -> torch.Tensor:
     """Points after an adjustment of points alone; true cameras stay."""
-    from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
-
     valid = torch.ones(1, len(xyz), dtype=torch.bool)
     problem = build_problem(
         scene.cameras,

@@ -168,6 +168,16 @@ class Tracks(TensorRecord):
     query_frame: Int[Tensor, "B N"]
     valid: Bool[Tensor, "B N"]
 
+    def some(self, index: Int[Tensor, " n"]) -> "Tracks":
+        """Some of the tracks, the same of every scene, without their features."""
+        return Tracks(
+            xy=self.xy[:, :, index],
+            visibility=self.visibility[:, :, index],
+            covariance=self.covariance[:, :, index],
+            query_frame=self.query_frame[:, index],
+            valid=self.valid[:, index],
+        )
+
     def visible(self, threshold: float = 0.5) -> Bool[Tensor, "B S N"]:
         """Observations that count: visibility above ``threshold`` of a valid track."""
         return (self.visibility > threshold) & self.valid[:, None]

@@ -28,14 +28,7 @@ def fitted(world, seed=0, sigma=0.5):
     triangulator = TriangulationTransformerConfig().build()
     points = triangulator.ransac(world.cameras, tracks)
     chosen = (points.valid[0] & (tracks.visible()[0].sum(0) >= 3)).nonzero().flatten()
-    some = dataclasses.replace(
-        tracks,
-        xy=tracks.xy[:, :, chosen],
-        visibility=tracks.visibility[:, :, chosen],
-        covariance=tracks.covariance[:, :, chosen],
-        query_frame=tracks.query_frame[:, chosen],
-        valid=tracks.valid[:, chosen],
-    )
+    some = tracks.some(chosen)
     inliers = some.visible()[0].mT
     return some, fit(world.cameras, some, points.xyz_world[0, chosen].double(), inliers), chosen
 

@@ -30,7 +30,6 @@ from vggsfm_cli.refinement.schedule import (
     ScheduleConfig,
     growth_tracks,
     noise_px,
-    part_of,
     run_first_rounds,
     run_last_round,
 )
@@ -156,7 +155,7 @@ class _Mapper:
             scale=self.images.pixel_scale.double(),
         )
         index = growth_tracks(self.scene, options.growth_per_cell, options.growth_cells, seed)
-        self.sparse = dataclasses.replace(self.scene, tracks=part_of(self.scene.tracks, index))
+        self.sparse = dataclasses.replace(self.scene, tracks=self.scene.tracks.some(index))
 
     def run(self) -> list[Reconstruction]:
         """All models."""

@@ -205,18 +205,6 @@ def growth_tracks(scene: Scene, per_cell: int, cells: int, seed: int) -> Int[Ten
     return torch.tensor(sorted(taken), dtype=torch.long)
 
 
-def part_of(tracks: Tracks, index: Int[Tensor, " n"]) -> Tracks:
-    """Some of the tracks."""
-    return Tracks(
-        xy=tracks.xy[:, :, index],
-        visibility=tracks.visibility[:, :, index],
-        covariance=tracks.covariance[:, :, index],
-        features=None,
-        query_frame=tracks.query_frame[:, index],
-        valid=tracks.valid[:, index],
-    )
-
-
 def median_depth(model: Model) -> Float[Tensor, ""]:
     """Median depth of the inlier observations."""
     poses = model.cameras.cam_from_world[0]

@@ -10,11 +10,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vggsfm_cli.camera_estimation.interface import CameraEstimator
+from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
+from vggsfm_cli.checkpoints import load_model
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.scene import CameraPriors, Cameras, ImageSet, Points, TensorRecord, Tracks
 from vggsfm_cli.tracking.tracker import CoarseToFineTracker
 from vggsfm_cli.training.task import seed_of
-from vggsfm_cli.training.tracked import TrackedPool, TrackedScene
+from vggsfm_cli.training.tracked import TrackedPool, TrackedPoolConfig, TrackedScene
 
 MODEL = "SIMPLE_RADIAL"
 GUESSED_FOCAL, GUESSED_FOCAL_SPREAD = 1.2, 0.5
@@ -165,6 +167,16 @@ class StagePool:
         save_file({name: value.clone() for name, value in flatten(sample).items()}, partial)
         partial.replace(path)
         return sample
+
+
+def stage_pool(config: TrackedPoolConfig, folder: Path, seed: int, sizes: tuple[int, ...], held_out: bool) -> StagePool:
+    """Samples with the tracks and the preliminary cameras of the model that the pool names."""
+    model = load_model(config.tracker)
+    assert isinstance(model.tracker, CoarseToFineTracker)
+    scenes = TrackedPool(config, seed, folder, held_out=held_out)
+    estimator = PreliminaryCamerasConfig().build()
+    name = f"{Path(config.tracker).name}-{'-'.join(map(str, sizes))}"
+    return StagePool(scenes, model.tracker, estimator, sizes, name)
 
 
 def flatten(sample: StageSample) -> dict[str, Tensor]:

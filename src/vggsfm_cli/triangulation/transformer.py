@@ -150,13 +150,7 @@ class TriangulationTransformer(Triangulator):
         out = points.xyz_world[0].double()
         if len(chosen) <= 1:
             return out
-        some = Tracks(
-            xy=tracks.xy[:, :, chosen],
-            visibility=tracks.visibility[:, :, chosen],
-            covariance=tracks.covariance[:, :, chosen],
-            query_frame=tracks.query_frame[:, chosen],
-            valid=tracks.valid[:, chosen],
-        )
+        some = tracks.some(chosen)
         fitted = fit(cameras, some, out[chosen], inliers[chosen])
         return out.index_put((chosen,), self.correct(cameras, some, fitted))
 

@@ -12,15 +12,13 @@ from torch import Tensor, nn
 
 from vggsfm_cli.camera_estimation.transformer import CameraTransformer, CameraTransformerConfig, views_of
 from vggsfm_cli.camera_estimation.views import CameraState
-from vggsfm_cli.checkpoints import load_model
 from vggsfm_cli.evaluation.poses import auc_max, pair_errors
 from vggsfm_cli.geometry import pose, rotation
 from vggsfm_cli.threads import one_thread_each
-from vggsfm_cli.tracking.tracker import CoarseToFineTracker
 from vggsfm_cli.training.losses import camera_loss
-from vggsfm_cli.training.stages import StagePool, StageSample, stack
+from vggsfm_cli.training.stages import StageSample, stack, stage_pool
 from vggsfm_cli.training.task import Task, seed_of
-from vggsfm_cli.training.tracked import TrackedPool, TrackedPoolConfig
+from vggsfm_cli.training.tracked import TrackedPoolConfig
 
 DISCOUNT = 0.8
 """Weight of a round's cameras against the next one's."""
@@ -41,16 +39,6 @@ class CamerasTaskConfig:
     def build(self, seed: int, device: torch.device) -> "CamerasTask":
         """The task, with a fresh transformer."""
         return CamerasTask(self, seed, device)
-
-
-def stage_pool(config: TrackedPoolConfig, folder: Path, seed: int, sizes: tuple[int, ...], held_out: bool) -> StagePool:
-    """Samples with the tracks and the preliminary cameras of the model that the pool names."""
-    model = load_model(config.tracker)
-    assert isinstance(model.tracker, CoarseToFineTracker)
-    scenes = TrackedPool(config, seed, folder, held_out=held_out)
-    estimator = CameraTransformerConfig().preliminary.build()
-    name = f"{Path(config.tracker).name}-{'-'.join(map(str, sizes))}"
-    return StagePool(scenes, model.tracker, estimator, sizes, name)
 
 
 class CamerasTask(Task):

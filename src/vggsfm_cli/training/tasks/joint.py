@@ -24,15 +24,16 @@ from vggsfm_cli.camera_estimation.transformer import (
     views_of,
     with_lenses,
 )
+from vggsfm_cli.camera_estimation.views import CameraState
 from vggsfm_cli.errors import InputError
 from vggsfm_cli.evaluation.poses import pair_errors
 from vggsfm_cli.geometry import pose, robust
 from vggsfm_cli.scene import Cameras, Points, TensorRecord, Tracks
 from vggsfm_cli.threads import one_thread_each
 from vggsfm_cli.training.losses import camera_loss, point_loss, position_loss, visibility_loss
-from vggsfm_cli.training.stages import StageSample, tracks_of
+from vggsfm_cli.training.stages import StageSample, stage_pool, tracks_of
 from vggsfm_cli.training.task import Task, seed_of
-from vggsfm_cli.training.tasks.cameras import DISCOUNT, stage_pool, true_log_focal
+from vggsfm_cli.training.tasks.cameras import DISCOUNT, true_log_focal
 from vggsfm_cli.training.tracked import TrackedPoolConfig, TrackedScene
 from vggsfm_cli.triangulation.transformer import TriangulationTransformer, TriangulationTransformerConfig
 
@@ -74,15 +75,11 @@ class JointTaskConfig:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Chain:
-    """What came out of the stages for one scene (B = 1)."""
+class Adjusted:
+    """What the adjustment made of one scene (B = 1)."""
 
-    tracks: Tracks
-    states: list[Any]
     cameras: Cameras
     points: Points
-    adjusted: Cameras
-    adjusted_points: Points
 
 
 class JointTask(Task):
@@ -150,8 +147,8 @@ class JointTask(Task):
         weights = [DISCOUNT ** (len(states) - 1 - k) for k in range(len(states))]
         each = [camera_loss(one.cam_from_world, true, one.log_focal, focal) for one in states]
         terms["cameras"] = (torch.stack(each) * torch.tensor(weights, dtype=true.dtype)).sum() / sum(weights)
-        chain = self._finish(sample, passed, states)
-        if chain is None:
+        adjusted = self._finish(sample, passed, states[-1])
+        if adjusted is None:
             return terms
         # the stage itself learns at the true cameras: wrong ones have no true points
         at_truth = self.points(sample.cameras, passed, self._limit(sample))
@@ -164,7 +161,7 @@ class JointTask(Task):
                 scale.expand(int(known.sum())),
             )
         if joint:
-            terms["adjusted"] = self._adjusted_loss(sample, chain)
+            terms["adjusted"] = self._adjusted_loss(sample, adjusted)
         return terms
 
     def _track_loss(self, scene: TrackedScene, tracks: Tracks, sample: StageSample) -> Tensor:
@@ -181,10 +178,9 @@ class JointTask(Task):
     def _limit(self, sample: StageSample) -> Float[Tensor, "B S"]:
         return self.config.max_error_px * sample.size.amax(-1).float() / 1024
 
-    def _finish(self, sample: StageSample, tracks: Tracks, states: list[Any]) -> Chain | None:
+    def _finish(self, sample: StageSample, tracks: Tracks, last: CameraState) -> Adjusted | None:
         """The later stages; None where there is too little to adjust."""
         images = sample.images()
-        last = states[-1]
         cameras = dataclasses.replace(
             sample.start,
             cam_from_world=last.cam_from_world,
@@ -201,22 +197,15 @@ class JointTask(Task):
             cameras, points, tracks, inliers, priors=images.priors, loss=RobustLoss(kind=robust.Loss.CAUCHY, scale=3.0)
         )
         solution = self.adjuster(problem)
-        return Chain(
-            tracks=tracks,
-            states=states,
-            cameras=cameras,
-            points=points,
-            adjusted=solution.cameras,
-            adjusted_points=solution.points,
-        )
+        return Adjusted(cameras=solution.cameras, points=solution.points)
 
-    def _adjusted_loss(self, sample: StageSample, chain: Chain) -> Tensor:
+    def _adjusted_loss(self, sample: StageSample, adjusted: Adjusted) -> Tensor:
         true, focal = sample.cameras.cam_from_world.double(), true_log_focal(sample)
         half = (sample.size.amax(-1) / 2).double()
-        found = chain.adjusted.cam_from_world.double()
-        log_focal = (chain.adjusted.frame_params[..., 0].double() / half).clamp(min=1e-3).log()
+        found = adjusted.cameras.cam_from_world.double()
+        log_focal = (adjusted.cameras.frame_params[..., 0].double() / half).clamp(min=1e-3).log()
         loss = camera_loss(found, true, log_focal, focal, degrees=0.5, share=0.02)
-        error = adjusted_point_error(sample, chain)
+        error = adjusted_point_error(sample, adjusted)
         return loss + torch.log1p(error / POINT_SCALE).mean() if len(error) else loss
 
     @torch.no_grad()
@@ -247,14 +236,14 @@ class JointTask(Task):
         images = sample.images()
         views, state = views_of(images, tracks, sample.start)
         states = self.cameras.refine(views, state, sample.thumbnail, images.frame_valid)
-        chain = self._finish(sample, tracks, states)
+        adjusted = self._finish(sample, tracks, states[-1])
         frames = sample.visible.shape[1]
-        if chain is None:
+        if adjusted is None:
             return torch.full((frames * (frames - 1) // 2,), 180.0).double(), torch.zeros(0).double()
         true = sample.cameras.cam_from_world[0].double()
         placed = torch.ones(frames, dtype=torch.bool)
-        errors = pair_errors(chain.adjusted.cam_from_world[0].double(), true, placed)
-        return errors.worse_deg, adjusted_point_error(sample, chain)
+        errors = pair_errors(adjusted.cameras.cam_from_world[0].double(), true, placed)
+        return errors.worse_deg, adjusted_point_error(sample, adjusted)
 
     def export(self, folder: Path) -> None:
         """Write ``joint.safetensors``: the weights under the names that a model has for them."""
@@ -284,10 +273,10 @@ def _shortened(gradient: Tensor) -> Tensor:
     return finite * (LONGEST_GRADIENT / finite.norm().clamp(min=LONGEST_GRADIENT))
 
 
-def adjusted_point_error(sample: StageSample, chain: Chain) -> Float[Tensor, " K"]:
+def adjusted_point_error(sample: StageSample, adjusted: Adjusted) -> Float[Tensor, " K"]:
     """Distances of adjusted points to the true ones in the first frame, both scaled to a median depth of one."""
-    known = (chain.adjusted_points.valid & sample.points.valid)[0]
-    ours = pose.transform(chain.adjusted.cam_from_world[0, 0].double(), chain.adjusted_points.xyz_world[0].double())
+    known = (adjusted.points.valid & sample.points.valid)[0]
+    ours = pose.transform(adjusted.cameras.cam_from_world[0, 0].double(), adjusted.points.xyz_world[0].double())
     theirs = pose.transform(sample.cameras.cam_from_world[0, 0].double(), sample.points.xyz_world[0].double())
     ours, theirs = ours[known], theirs[known]
     if len(ours) == 0:

@@ -14,9 +14,8 @@ from vggsfm_cli.geometry import pose, rotation
 from vggsfm_cli.scene import Cameras, Tracks
 from vggsfm_cli.threads import one_thread_each
 from vggsfm_cli.training.losses import point_loss
-from vggsfm_cli.training.stages import StageSample
+from vggsfm_cli.training.stages import StageSample, stage_pool
 from vggsfm_cli.training.task import Task, seed_of
-from vggsfm_cli.training.tasks.cameras import stage_pool
 from vggsfm_cli.training.tracked import TrackedPoolConfig
 from vggsfm_cli.triangulation.transformer import (
     Fitted,
@@ -136,21 +135,9 @@ def prepare(
     found = transformer.ransac(cameras, sample.tracks, limit)
     inliers = transformer.ransac.inliers(cameras, found, sample.tracks, limit)[0].mT
     chosen = (found.valid[0] & sample.points.valid[0]).nonzero().flatten()
-    tracks = some_tracks(sample.tracks, chosen)
+    tracks = sample.tracks.some(chosen)
     fitted = fit(cameras, tracks, found.xyz_world[0, chosen].double(), inliers[chosen])
     return FittedScene(cameras=cameras, tracks=tracks, fitted=fitted, true=sample.points.xyz_world[0, chosen].double())
-
-
-def some_tracks(tracks: Tracks, chosen: Tensor) -> Tracks:
-    """A part of the tracks."""
-    return dataclasses.replace(
-        tracks,
-        xy=tracks.xy[:, :, chosen],
-        visibility=tracks.visibility[:, :, chosen],
-        covariance=tracks.covariance[:, :, chosen],
-        query_frame=tracks.query_frame[:, chosen],
-        valid=tracks.valid[:, chosen],
-    )
 
 
 def shaken(cameras: Cameras, turn_deg: float, generator: torch.Generator) -> Cameras:
