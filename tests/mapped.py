@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from vggsfm_cli.refinement.model import Model, Scene, triangulate
+from vggsfm_cli.mapping.model import Model, Scene, triangulate
 from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
 from vggsfm_cli.synthetic.worlds import Path, World, WorldConfig, blank_images, look_at, make_world, observe
 from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig

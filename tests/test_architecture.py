@@ -16,7 +16,7 @@ STEPS = (
     {"io", "colmap", "synthetic", "visualization", "report"},
     {"tracking", "camera_estimation", "triangulation", "bundle_adjustment"},
     {"model"},
-    {"checkpoints", "refinement", "retrieval", "memory"},
+    {"checkpoints", "mapping", "retrieval", "memory"},
     {"pipeline"},
     {"sequence", "export"},
     {"job"},

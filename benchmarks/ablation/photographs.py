@@ -17,9 +17,9 @@ from vggsfm_cli.colmap.files import write_colmap
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.evaluation.poses import auc_max
 from vggsfm_cli.io.images import read_images
+from vggsfm_cli.mapping.mapper import Starts, reconstruct_from_tracks
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.pipeline import ReconstructOptions
-from vggsfm_cli.refinement.mapper import Starts, reconstruct_from_tracks
 from vggsfm_cli.scene import ImageSet, Tracks
 from vggsfm_cli.threads import one_thread_each
 from vggsfm_cli.tracking.rounds import track_in_rounds

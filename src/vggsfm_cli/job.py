@@ -26,9 +26,9 @@ from vggsfm_cli.io.lookup import photographs_of
 from vggsfm_cli.io.sequence import PhotographSequence
 from vggsfm_cli.io.sources import Source, find_images
 from vggsfm_cli.io.video import ExtractedFrames, VideoConfig, extract_frames, is_video
+from vggsfm_cli.mapping.densify import DensifyConfig
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.pipeline import Preset, ReconstructOptions, reconstruct
-from vggsfm_cli.refinement.densify import DensifyConfig
 from vggsfm_cli.report import StageClock, build_report
 from vggsfm_cli.scene import ProgressCallback, silent
 from vggsfm_cli.sequence import SequenceOptions, reconstruct_sequence

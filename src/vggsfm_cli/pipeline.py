@@ -13,14 +13,14 @@ from vggsfm_cli.camera_estimation.v2 import V2CameraPredictor
 from vggsfm_cli.checkpoints.keypoints import load_detector
 from vggsfm_cli.errors import ReconstructionFailed, UsageError
 from vggsfm_cli.io.squares import square_images
+from vggsfm_cli.mapping.calibration import Choice
+from vggsfm_cli.mapping.densify import DensifyConfig, add_points
+from vggsfm_cli.mapping.finish import colorize
+from vggsfm_cli.mapping.mapper import MappingOptions, reconstruct_from_tracks
+from vggsfm_cli.mapping.v2 import V2MappingOptions, reconstruct_as_v2
 from vggsfm_cli.memory.budget import Budget, FrugalTracker
 from vggsfm_cli.memory.plan import size_of
 from vggsfm_cli.model import VGGSfM
-from vggsfm_cli.refinement.calibration import Choice
-from vggsfm_cli.refinement.densify import DensifyConfig, add_points
-from vggsfm_cli.refinement.finish import colorize
-from vggsfm_cli.refinement.mapper import MappingOptions, reconstruct_from_tracks
-from vggsfm_cli.refinement.v2 import V2MappingOptions, reconstruct_as_v2
 from vggsfm_cli.report import StageClock
 from vggsfm_cli.retrieval import RetrievalConfig, choose_partners
 from vggsfm_cli.scene import Cameras, ImageSet, Progress, ProgressCallback, Reconstruction, Tracks, silent

@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters
+from vggsfm_cli.mapping.mapper import with_model_error
+from vggsfm_cli.mapping.model import Scene, adjusted, filtered, in_double, triangulate
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.pipeline import ReconstructOptions, require_tracks, sight
-from vggsfm_cli.refinement.mapper import with_model_error
-from vggsfm_cli.refinement.model import Scene, adjusted, filtered, in_double, triangulate
 from vggsfm_cli.scene import CameraPriors, Cameras, ImageSet, ProgressCallback, silent
 from vggsfm_cli.threads import one_thread_each
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from vggsfm_cli.bundle_adjustment.interface import BundleAdjuster
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters, RobustLoss, problem_from_observations
 from vggsfm_cli.geometry.robust import Loss
-from vggsfm_cli.refinement.model import sensible, triangulate
+from vggsfm_cli.mapping.model import sensible, triangulate
 from vggsfm_cli.scene import Cameras
 from vggsfm_cli.sequence.options import SequenceOptions
 from vggsfm_cli.sequence.scene_map import SceneMap

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.colmap.estimators import RansacConfig
-from vggsfm_cli.refinement.mapper import MappingOptions
+from vggsfm_cli.mapping.mapper import MappingOptions
 from vggsfm_cli.retrieval import RetrievalConfig
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vggsfm_cli.camera_estimation.preliminary import cameras_without_poses
-from vggsfm_cli.refinement.model import Scene
+from vggsfm_cli.mapping.model import Scene
 from vggsfm_cli.scene import Cameras, ImageSet, Points, Tracks
 from vggsfm_cli.triangulation.interface import Triangulator
 

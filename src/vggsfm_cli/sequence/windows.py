@@ -10,12 +10,12 @@ from torch import Tensor
 
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.geometry import alignment, pose
+from vggsfm_cli.mapping.calibration import Choice
+from vggsfm_cli.mapping.growth import GrowthConfig, grow
+from vggsfm_cli.mapping.mapper import MappingOptions, reconstruct_from_tracks
+from vggsfm_cli.mapping.model import Model, Scene, filtered, triangulate
+from vggsfm_cli.mapping.schedule import ScheduleConfig, run_first_rounds
 from vggsfm_cli.model import VGGSfM
-from vggsfm_cli.refinement.calibration import Choice
-from vggsfm_cli.refinement.growth import GrowthConfig, grow
-from vggsfm_cli.refinement.mapper import MappingOptions, reconstruct_from_tracks
-from vggsfm_cli.refinement.model import Model, Scene, filtered, triangulate
-from vggsfm_cli.refinement.schedule import ScheduleConfig, run_first_rounds
 from vggsfm_cli.scene import Cameras
 from vggsfm_cli.sequence.options import SequenceOptions
 from vggsfm_cli.sequence.scene_map import SceneMap

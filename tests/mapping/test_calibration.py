@@ -7,7 +7,7 @@ import torch
 
 from mapped import arc, from_above, model_of, scene_of
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters
-from vggsfm_cli.refinement.calibration import (
+from vggsfm_cli.mapping.calibration import (
     INDEPENDENT_OBSERVATIONS,
     DistortionConfig,
     excess_deviation,
@@ -16,7 +16,7 @@ from vggsfm_cli.refinement.calibration import (
     release_distortion,
     released,
 )
-from vggsfm_cli.refinement.model import Model
+from vggsfm_cli.mapping.model import Model
 from vggsfm_cli.synthetic.worlds import World, WorldConfig, make_world
 
 CONFIG = DistortionConfig()

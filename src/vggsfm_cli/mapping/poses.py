@@ -14,7 +14,7 @@ from vggsfm_cli.colmap import estimators
 from vggsfm_cli.colmap.estimators import RansacConfig
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry.robust import Loss
-from vggsfm_cli.refinement.model import Model, Scene
+from vggsfm_cli.mapping.model import Model, Scene
 from vggsfm_cli.scene import Cameras, ImageSet
 from vggsfm_cli.triangulation.ransac import frame_focal, reprojection_error
 

@@ -10,9 +10,9 @@ from vggsfm_cli.bundle_adjustment.problem import FreeParameters
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.camera_estimation.star import seed_cameras
 from vggsfm_cli.camera_estimation.view_graph import PosedPair
-from vggsfm_cli.refinement.calibration import DistortionConfig, holding, release_distortion, released
-from vggsfm_cli.refinement.model import Model, Scene, adjusted, filtered, triangulate
-from vggsfm_cli.refinement.resection import Attempt, ResectionConfig, place_frames, visible_points
+from vggsfm_cli.mapping.calibration import DistortionConfig, holding, release_distortion, released
+from vggsfm_cli.mapping.model import Model, Scene, adjusted, filtered, triangulate
+from vggsfm_cli.mapping.resection import Attempt, ResectionConfig, place_frames, visible_points
 from vggsfm_cli.scene import Cameras
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from vggsfm_cli.bundle_adjustment.interface import BundleAdjuster
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
-from vggsfm_cli.refinement.calibration import (
+from vggsfm_cli.mapping.calibration import (
     DistortionConfig,
     PrincipalPointConfig,
     free_principal_point,
@@ -18,8 +18,8 @@ from vggsfm_cli.refinement.calibration import (
     release_distortion,
     released,
 )
-from vggsfm_cli.refinement.model import Model, Scene, adjusted, filtered, triangulate
-from vggsfm_cli.refinement.resection import Attempt, ResectionConfig, place_frames, visible_points
+from vggsfm_cli.mapping.model import Model, Scene, adjusted, filtered, triangulate
+from vggsfm_cli.mapping.resection import Attempt, ResectionConfig, place_frames, visible_points
 from vggsfm_cli.scene import Tracks
 from vggsfm_cli.triangulation.interface import Triangulator
 from vggsfm_cli.triangulation.ransac import reprojection_error

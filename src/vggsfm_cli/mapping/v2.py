@@ -28,11 +28,11 @@ from vggsfm_cli.bundle_adjustment.problem import FreeParameters
 from vggsfm_cli.colmap import estimators
 from vggsfm_cli.colmap.estimators import RansacConfig
 from vggsfm_cli.errors import ReconstructionFailed
-from vggsfm_cli.refinement.confidence import ConfidenceConfig, judge_model
-from vggsfm_cli.refinement.finish import figures, normalized, spanning, to_reconstruction
-from vggsfm_cli.refinement.model import Model, Scene, adjusted, parallax_px
-from vggsfm_cli.refinement.poses import PoseRefinementConfig, refine_poses, resect, sensible_frames
-from vggsfm_cli.refinement.schedule import ScheduleConfig, noise_px, without_weak_frames
+from vggsfm_cli.mapping.confidence import ConfidenceConfig, judge_model
+from vggsfm_cli.mapping.finish import figures, normalized, spanning, to_reconstruction
+from vggsfm_cli.mapping.model import Model, Scene, adjusted, parallax_px
+from vggsfm_cli.mapping.poses import PoseRefinementConfig, refine_poses, resect, sensible_frames
+from vggsfm_cli.mapping.schedule import ScheduleConfig, noise_px, without_weak_frames
 from vggsfm_cli.scene import Cameras, ImageSet, Points, Progress, ProgressCallback, Reconstruction, Tracks, silent
 from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
 from vggsfm_cli.triangulation.v2 import V2TriangulationConfig, pair_points, reprojection_filter, robust_points

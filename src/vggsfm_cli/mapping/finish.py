@@ -10,8 +10,8 @@ from torch import Tensor
 from vggsfm_cli.geometry import alignment, pose
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry.sampling import sample
-from vggsfm_cli.refinement.model import Model, Scene
-from vggsfm_cli.refinement.schedule import median_depth, noise_px
+from vggsfm_cli.mapping.model import Model, Scene
+from vggsfm_cli.mapping.schedule import median_depth, noise_px
 from vggsfm_cli.scene import Cameras, ImageSet, Reconstruction
 from vggsfm_cli.triangulation.ransac import reprojection_error
 

@@ -11,8 +11,8 @@ from typing import Any
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.geometry import camera as camera_models
-from vggsfm_cli.refinement.calibration import excess_deviation, free_adjustment, holding, released
-from vggsfm_cli.refinement.model import Model, Scene
+from vggsfm_cli.mapping.calibration import excess_deviation, free_adjustment, holding, released
+from vggsfm_cli.mapping.model import Model, Scene
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vggsfm_cli.geometry import pose
-from vggsfm_cli.refinement.densify import DensifyConfig, add_points, free_cells
+from vggsfm_cli.mapping.densify import DensifyConfig, add_points, free_cells
 from vggsfm_cli.scene import CameraPriors, Cameras, ImageSet, Reconstruction, Tracks
 from vggsfm_cli.tracking.features import FeatureMaps
 from vggsfm_cli.tracking.interface import PointTracker

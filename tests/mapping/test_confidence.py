@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mapped import NOISE, arc, from_above, model_of, scene_of
-from vggsfm_cli.refinement.confidence import Confidence, ConfidenceConfig, focal_deviation, judge_model
-from vggsfm_cli.refinement.model import Scene
+from vggsfm_cli.mapping.confidence import Confidence, ConfidenceConfig, focal_deviation, judge_model
+from vggsfm_cli.mapping.model import Scene
 from vggsfm_cli.synthetic.noise import NoiseConfig
 from vggsfm_cli.synthetic.worlds import World, WorldConfig, make_world, only_frames
 

@@ -9,7 +9,7 @@ from vggsfm_cli.camera_estimation.view_graph import physical_cameras
 from vggsfm_cli.colmap import estimators
 from vggsfm_cli.colmap.estimators import AbsolutePose, PhysicalCamera, RansacConfig
 from vggsfm_cli.geometry import camera as camera_models
-from vggsfm_cli.refinement.model import Model, Scene
+from vggsfm_cli.mapping.model import Model, Scene
 from vggsfm_cli.threads import map_threads
 
 

@@ -18,8 +18,8 @@ from vggsfm_cli.bundle_adjustment.problem import FreeParameters, RobustLoss, bui
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry.robust import Loss
+from vggsfm_cli.mapping.model import Model, Scene, sensible
 from vggsfm_cli.model import AdjusterConfig
-from vggsfm_cli.refinement.model import Model, Scene, sensible
 
 logger = logging.getLogger(__name__)
 

@@ -21,12 +21,12 @@ from vggsfm_cli.camera_estimation.sweep import Start
 from vggsfm_cli.camera_estimation.view_graph import Pair, ViewGraph, build_view_graph, physical_cameras, relative_poses
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.geometry import camera as camera_models
-from vggsfm_cli.refinement.confidence import ConfidenceConfig, judge_model
-from vggsfm_cli.refinement.finish import figures, normalized, to_reconstruction
-from vggsfm_cli.refinement.growth import GrowthConfig, grow, seed_model, settle
-from vggsfm_cli.refinement.model import Model, Scene, in_double, parallax_px, score, sensible, triangulate
-from vggsfm_cli.refinement.resection import Attempt
-from vggsfm_cli.refinement.schedule import (
+from vggsfm_cli.mapping.confidence import ConfidenceConfig, judge_model
+from vggsfm_cli.mapping.finish import figures, normalized, to_reconstruction
+from vggsfm_cli.mapping.growth import GrowthConfig, grow, seed_model, settle
+from vggsfm_cli.mapping.model import Model, Scene, in_double, parallax_px, score, sensible, triangulate
+from vggsfm_cli.mapping.resection import Attempt
+from vggsfm_cli.mapping.schedule import (
     ScheduleConfig,
     growth_tracks,
     noise_px,
