@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from vggsfm_cli.devices import MAPPING
 from vggsfm_cli.geometry import pose
 from vggsfm_cli.scene import ImageSet, Points, Progress, ProgressCallback, Queries, Reconstruction, Tracks, silent
 from vggsfm_cli.tracking.features import FeatureMaps
@@ -156,7 +157,7 @@ class _Densifier:
             xy=xy[None],
             valid=torch.ones(1, len(xy), dtype=torch.bool, device=xy.device),
         )
-        tracks = self.tracker(self.images, queries, self.features).to("cpu")
+        tracks = self.tracker(self.images, queries, self.features).to(MAPPING)
         return Tracks(
             xy=tracks.xy[:, self.frames].double(),
             visibility=tracks.visibility[:, self.frames].double(),
