@@ -1,10 +1,11 @@
-"""Scenes and models of synthetic worlds as the mapping sees them, with cameras near the truth."""
+"""Scenes and partial reconstructions of synthetic worlds as the mapping sees them, with cameras near the truth."""
 
 import dataclasses
 
 import torch
 
-from vggsfm_cli.mapping.model import Model, Scene, triangulate
+from vggsfm_cli.mapping.partial import Partial, TrackedScene
+from vggsfm_cli.mapping.rounds import triangulate
 from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
 from vggsfm_cli.synthetic.worlds import Path, World, WorldConfig, blank_images, look_at, make_world, observe
 from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
@@ -33,18 +34,16 @@ def from_above(distortion: float = 0.0) -> World:
     )
 
 
-def scene_of(world: World, noise: NoiseConfig = NOISE) -> Scene:
+def scene_of(world: World, noise: NoiseConfig = NOISE) -> TrackedScene:
     """What the mapping starts from; the prior holds a distortion of zero and a focal length of 1.2 long sides."""
     images = blank_images(world)
-    return Scene(
-        images=images,
-        tracks=add_noise(observe(world), world.sizes, noise, 0),
-        triangulator=RansacTriangulatorConfig().build(),
-        scale=images.pixel_scale.double(),
-    )
+    tracks = add_noise(observe(world), world.sizes, noise, 0)
+    return TrackedScene.of(images, tracks, RansacTriangulatorConfig().build())
 
 
-def model_of(scene: Scene, world: World, distortion: float | None = None, max_error_px: float = 10.0) -> Model:
+def partial_of(
+    scene: TrackedScene, world: World, distortion: float | None = None, max_error_px: float = 10.0
+) -> Partial:
     """Points of the true cameras, with another distortion if one is given."""
     params = world.cameras.params.clone()
     if distortion is not None:

@@ -17,7 +17,8 @@ from vggsfm_cli.colmap.files import write_colmap
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.evaluation.poses import auc_max
 from vggsfm_cli.io.images import read_images
-from vggsfm_cli.mapping.mapper import Starts, reconstruct_from_tracks
+from vggsfm_cli.mapping.candidates import Origins
+from vggsfm_cli.mapping.mapper import reconstruct_from_tracks
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.pipeline import ReconstructOptions
 from vggsfm_cli.scene import ImageSet, Tracks
@@ -34,7 +35,7 @@ class Variant:
     Attributes:
         name: for the table.
         tracker: a model's name or folder.
-        starts: see ``MappingOptions``.
+        origins: of candidates, see ``CandidateConfig``.
         stages: a model's name or folder: its camera estimator and triangulator; None for those of ``classical``.
         cameras, points: take that model's, else the classical ones.
         weighted: by the covariances of the tracks, else all observations alike.
@@ -42,7 +43,7 @@ class Variant:
 
     name: str
     tracker: str = "small"
-    starts: Starts = "pairs"
+    origins: Origins = "pairs"
     stages: str | None = None
     cameras: bool = False
     points: bool = False
@@ -93,7 +94,8 @@ class Bench:
             tracks = dataclasses.replace(tracks, covariance=half_pixel.expand_as(tracks.covariance).contiguous())
         classical, other = self.model("classical"), self.model(variant.stages or "classical")
         options = ReconstructOptions().mapping_options()
-        options = dataclasses.replace(options, starts=variant.starts)
+        candidates = dataclasses.replace(options.candidates, origins=variant.origins)
+        options = dataclasses.replace(options, candidates=candidates)
         with tempfile.TemporaryDirectory() as name, one_thread_each():
             out = Path(name) / "out"
             try:

@@ -16,8 +16,8 @@ from vggsfm_cli.errors import ReconstructionFailed, UsageError
 from vggsfm_cli.io.squares import square_images
 from vggsfm_cli.mapping.calibration import Choice
 from vggsfm_cli.mapping.densify import DensifyConfig, add_points
-from vggsfm_cli.mapping.finish import colorize
 from vggsfm_cli.mapping.mapper import MappingOptions, reconstruct_from_tracks
+from vggsfm_cli.mapping.output import colorize
 from vggsfm_cli.mapping.v2 import V2MappingOptions, reconstruct_as_v2
 from vggsfm_cli.memory.budget import Budget, FrugalTracker
 from vggsfm_cli.memory.plan import size_of

@@ -21,7 +21,7 @@ from vggsfm_cli.camera_estimation.star import (
     grow_star,
     star_tracks,
 )
-from vggsfm_cli.camera_estimation.sweep import Start, SweepConfig, sweep_focals
+from vggsfm_cli.camera_estimation.sweep import InitialPair, SweepConfig, sweep_focals
 from vggsfm_cli.camera_estimation.view_graph import (
     Pair,
     ViewGraph,
@@ -89,7 +89,7 @@ class PreliminaryCameraEstimator(CameraEstimator):
 
     def averaged(self, images: ImageSet, graph: ViewGraph, cameras: Cameras, frames: list[int]) -> Cameras | None:
         """Poses of ``frames`` by rotation averaging and global positioning; None where that fails."""
-        pairs = [pair for pair in graph.pairs if pair.frame1 in frames and pair.frame2 in frames]
+        pairs = graph.among(frames)
         physical = physical_cameras(images, cameras)
         edges = [
             RelativeEdge(
@@ -115,7 +115,7 @@ class PreliminaryCameraEstimator(CameraEstimator):
 
     def seeds(self, graph: ViewGraph, cameras: Cameras, frames: list[int]) -> list[Pair]:
         """Pairs to start from, the best first: many correspondences, wide baseline, not planar."""
-        pairs = [pair for pair in graph.pairs if pair.frame1 in frames and pair.frame2 in frames]
+        pairs = graph.among(frames)
         if not pairs:
             return []
         in_front, angle = self._quick_points(graph, cameras, pairs)
@@ -151,18 +151,18 @@ class PreliminaryCameraEstimator(CameraEstimator):
         """Poses of all frames that can be reached from one pair; None where the pair fails."""
         return grow_star(images, graph, cameras, seed, self.config.star)
 
-    def starts(self, images: ImageSet, graph: ViewGraph, frames: list[int]) -> list[Start]:
+    def initial_pairs(self, images: ImageSet, graph: ViewGraph, frames: list[int]) -> list[InitialPair]:
         """Focal lengths and pairs of ``frames`` that a model can grow from, the most promising first."""
         sweep = self.config.sweep
         small = dataclasses.replace(self.config.star, max_tracks=sweep.tracks, max_frames=sweep.frames)
 
-        def grow(params: Float[Tensor, "C P"]) -> list[Start]:
+        def grow(params: Float[Tensor, "C P"]) -> list[InitialPair]:
             cameras = cameras_without_poses(images, params)
             found = []
             for pair in self.seeds(graph, cameras, frames)[: sweep.seeds]:
                 star = grow_star(images, graph, cameras, pair, small, frames)
                 if star is not None:
-                    found.append(Start(params=params, pair=pair, worth=explained(graph, star, small, pair)))
+                    found.append(InitialPair(params=params, pair=pair, worth=explained(graph, star, small, pair)))
             return found
 
         return sweep_focals(images, vote_focal(images, graph, self.config.focal), grow, sweep)

@@ -4,6 +4,7 @@ The graph is built without calibration (fundamental matrices), so it serves the 
 ``relative_poses`` then measures the edges again with cameras.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -112,6 +113,10 @@ class ViewGraph:
         connected = [frames for frames in members.values() if len(frames) > 1]
         seen = self.seen.sum(1)
         return sorted(connected, key=lambda frames: (-len(frames), -int(seen[frames].sum())))
+
+    def among(self, frames: Sequence[int]) -> list[Pair]:
+        """Pairs of which both frames are given."""
+        return [pair for pair in self.pairs if pair.frame1 in frames and pair.frame2 in frames]
 
     def max_error_px(self, pair: Pair) -> float:
         """Threshold of a pair in stored pixels."""
