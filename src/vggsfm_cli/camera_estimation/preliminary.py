@@ -5,6 +5,7 @@ the one that explains more observations wins.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -62,9 +63,12 @@ class PreliminaryCameraEstimator(CameraEstimator):
         self.config = config
 
     @torch.no_grad()
-    def forward(self, images: ImageSet, tracks: Tracks) -> Cameras:
+    def forward(self, images: ImageSet, tracks: Tracks, graphs: Sequence[ViewGraph] | None = None) -> Cameras:
         """Cameras of all frames; frames that could not be placed have ``registered`` False."""
-        scenes = [self._scene(one_scene(images, b), tracks.scene(b)) for b in range(tracks.xy.shape[0])]
+        batch = [one_scene(images, b) for b in range(tracks.xy.shape[0])]
+        if graphs is None:
+            graphs = [build_view_graph(one, tracks.scene(b), self.config.view_graph) for b, one in enumerate(batch)]
+        scenes = [self._scene(one, graph) for one, graph in zip(batch, graphs, strict=True)]
         like = tracks.xy
         return Cameras(
             cam_from_world=torch.cat([c.cam_from_world for c in scenes]).to(like),
@@ -74,8 +78,7 @@ class PreliminaryCameraEstimator(CameraEstimator):
             registered=torch.cat([c.registered for c in scenes]).to(like.device),
         )
 
-    def _scene(self, images: ImageSet, tracks: Tracks) -> Cameras:
-        graph = build_view_graph(images, tracks, self.config.view_graph)
+    def _scene(self, images: ImageSet, graph: ViewGraph) -> Cameras:
         params = vote_focal(images, graph, self.config.focal)[0]
         cameras = cameras_without_poses(images, params)
         components = graph.components()
@@ -101,9 +104,7 @@ class PreliminaryCameraEstimator(CameraEstimator):
             for posed in relative_poses(graph, cameras, physical, _strongest(pairs, frames, self.config.max_edges))
         ]
         tracks = star_tracks(graph, cameras, self.config.star)
-        found = estimators.average_poses(
-            physical, edges, tracks.xy.numpy(), tracks.seen.numpy(), self.config.view_graph.ransac
-        )
+        found = estimators.average_poses(physical, edges, tracks.xy.numpy(), tracks.seen.numpy(), graph.config.ransac)
         if found is None:
             return None
         registered = torch.from_numpy(found.registered) & torch.isin(

@@ -5,7 +5,7 @@ The graph is built without calibration (fundamental matrices), so it serves the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -32,6 +32,10 @@ class ViewGraphConfig:
     max_error_px: float = 2.0  # network pixels
     planar_ratio: float = 0.8  # homography inliers over epipolar inliers from which a pair tells nothing of the focal
     ransac: RansacConfig = field(default_factory=lambda: RansacConfig(confidence=0.999, max_trials=5000))
+
+    def seeded(self, seed: int) -> "ViewGraphConfig":
+        """The same with this seed of RANSAC."""
+        return replace(self, ransac=replace(self.ransac, seed=seed))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +96,7 @@ class ViewGraph:
         seen: observations that count.
         scale: stored pixels per network pixel, frame by frame.
         pairs: verified pairs, those with most support first.
-        config: what it was built with.
+        config: what it was built with; whatever is estimated from it later takes its RANSAC.
     """
 
     xy: Float[np.ndarray, "S N 2"]

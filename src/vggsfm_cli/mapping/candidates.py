@@ -139,7 +139,7 @@ class CandidateSearch:
         for first in initial:
             yield self._from_pair(frames, first.params, first.pair)
         if self.estimator is not None and origins != "pairs":
-            yield self._from_cameras(frames, self.estimator(images, self.tracks), "camera estimator")
+            yield self._from_cameras(frames, self.estimator(images, self.tracks, [self.graph]), "camera estimator")
         for first in initial:
             cameras = cameras_without_poses(images, first.params)
             for pair in self.preliminary.seeds(self.graph, cameras, frames)[: self.config.further_seeds]:

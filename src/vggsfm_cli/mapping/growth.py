@@ -31,6 +31,10 @@ class ResectionConfig:
     free_focal_gain: float = 1.1  # a focal length of its own must raise the inliers of a new camera by this factor
     ransac: RansacConfig = field(default_factory=lambda: RansacConfig(confidence=0.99999, max_trials=10_000))
 
+    def seeded(self, seed: int) -> "ResectionConfig":
+        """The same with this seed of RANSAC."""
+        return dataclasses.replace(self, ransac=dataclasses.replace(self.ransac, seed=seed))
+
 
 def _short_round() -> RoundConfig:
     return RoundConfig(

@@ -14,7 +14,7 @@ import torch
 
 from vggsfm_cli.bundle_adjustment.interface import BundleAdjuster
 from vggsfm_cli.camera_estimation.interface import CameraEstimator
-from vggsfm_cli.camera_estimation.preliminary import PreliminaryCameraEstimator, PreliminaryCamerasConfig
+from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
 from vggsfm_cli.camera_estimation.view_graph import ViewGraph, build_view_graph
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.mapping.calibration import free_principal_point, sensible
@@ -54,6 +54,15 @@ class MappingOptions:
     min_further_frames: int = 3  # of every model after it
     min_points: int = 30
 
+    def seeded(self, seed: int) -> "MappingOptions":
+        """The same with this seed of all that is random: two-view geometry and resection."""
+        replace = dataclasses.replace
+        return replace(
+            self,
+            preliminary=replace(self.preliminary, view_graph=self.preliminary.view_graph.seeded(seed)),
+            growth=replace(self.growth, resection=self.growth.resection.seeded(seed)),
+        )
+
 
 @torch.no_grad()
 def reconstruct_from_tracks(
@@ -87,18 +96,17 @@ def reconstruct_from_tracks(
     """
     if images.frame_valid.shape[0] != 1:
         raise ValueError("reconstruct_from_tracks takes one scene at a time")
-    options = options or MappingOptions()
+    options = (options or MappingOptions()).seeded(seed)
     tracks = with_model_error(images, tracks, options.model_error_px)
     scene = TrackedScene.of(images, tracks, triangulator.geometric)
-    preliminary = PreliminaryCameraEstimator(_seeded(options.preliminary, seed))
     progress(Progress(stage="pairs", done=0, total=1))
-    graph = build_view_graph(scene.images, scene.tracks, preliminary.config.view_graph)
+    graph = build_view_graph(scene.images, scene.tracks, options.preliminary.view_graph)
     progress(Progress(stage="pairs", done=1, total=1, detail=f"{len(graph.pairs)} verified"))
     search = CandidateSearch(
         sparse=growth_tracks(scene, options.candidates, seed),
         tracks=tracks,
         graph=graph,
-        preliminary=preliminary,
+        preliminary=options.preliminary.build(),
         estimator=camera_estimator,
         config=options.candidates,
         growth=options.growth,
@@ -228,8 +236,3 @@ class _Mapper:
             f"pair shares {most} of {usable} tracks, {self.graph.config.min_shared} are needed.",
             "Take photographs with more overlap, or with more texture.",
         )
-
-
-def _seeded(config: PreliminaryCamerasConfig, seed: int) -> PreliminaryCamerasConfig:
-    ransac = dataclasses.replace(config.view_graph.ransac, seed=seed)
-    return dataclasses.replace(config, view_graph=dataclasses.replace(config.view_graph, ransac=ransac))
