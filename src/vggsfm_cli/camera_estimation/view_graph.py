@@ -15,7 +15,7 @@ from torch import Tensor
 from vggsfm_cli.colmap import estimators
 from vggsfm_cli.colmap.estimators import PhysicalCamera, RansacConfig
 from vggsfm_cli.geometry import triangulate
-from vggsfm_cli.scene import Cameras, ImageSet, Tracks
+from vggsfm_cli.scene import VISIBLE, Cameras, ImageSet, Tracks
 from vggsfm_cli.threads import map_threads
 
 
@@ -23,7 +23,7 @@ from vggsfm_cli.threads import map_threads
 class ViewGraphConfig:
     """Which pairs of frames are looked at, and what counts as agreement."""
 
-    min_visibility: float = 0.5
+    min_visibility: float = VISIBLE
     min_shared: int = 20  # tracks that both frames see
     min_inliers: int = 15
     min_inlier_ratio: float = 0.2

@@ -6,6 +6,7 @@ from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.colmap.estimators import RansacConfig
 from vggsfm_cli.mapping.mapper import MappingOptions
 from vggsfm_cli.retrieval import RetrievalConfig
+from vggsfm_cli.scene import VISIBLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +16,7 @@ class KeyframeConfig:
     points: int = 512  # tracks that a keyframe follows on
     min_score: float = 0.01  # of a key point
     nms_radius_px: int = 2
-    min_visibility: float = 0.5
+    min_visibility: float = VISIBLE
     parallax: float = 0.02  # of the long side, that no turn of the camera explains, since the last keyframe
     motion: float = 0.15  # of the long side
     min_share: float = 0.6  # of the last keyframe's tracks that are still seen
