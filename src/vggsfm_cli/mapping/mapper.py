@@ -17,22 +17,13 @@ from vggsfm_cli.camera_estimation.interface import CameraEstimator
 from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
 from vggsfm_cli.camera_estimation.view_graph import ViewGraph, build_view_graph
 from vggsfm_cli.errors import ReconstructionFailed
-from vggsfm_cli.mapping.calibration import free_principal_point, sensible
+from vggsfm_cli.mapping.calibration import sensible
 from vggsfm_cli.mapping.candidates import CandidateConfig, CandidateSearch, growth_tracks
 from vggsfm_cli.mapping.growth import Attempt, GrowthConfig, register_missing
 from vggsfm_cli.mapping.output import figures, normalized, to_reconstruction
 from vggsfm_cli.mapping.partial import Partial, TrackedScene, with_model_error
-from vggsfm_cli.mapping.quality import ConfidenceConfig, ParallaxConfig, judge, parallax
-from vggsfm_cli.mapping.rounds import (
-    ScheduleConfig,
-    noise_excess,
-    noise_px,
-    rescaled,
-    run_round,
-    triangulate,
-    well_spread,
-    without_weak_frames,
-)
+from vggsfm_cli.mapping.quality import Confidence, ConfidenceConfig, ParallaxConfig, judge, parallax_px
+from vggsfm_cli.mapping.rounds import ScheduleConfig, noise_excess, noise_px, rescaled, run_last_round, triangulate
 from vggsfm_cli.scene import ImageSet, Progress, ProgressCallback, Reconstruction, Tracks, silent
 from vggsfm_cli.triangulation.interface import Triangulator
 
@@ -113,14 +104,17 @@ def reconstruct_from_tracks(
         schedule=options.schedule,
         progress=progress,
     )
-    return _Mapper(scene, graph, search, triangulator, adjuster, options, progress).run()
+    mapper = _Mapper(scene, graph, search, triangulator, adjuster, options, progress)
+    return mapper.run()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Finished:
-    """A reconstruction on all tracks, where it comes from, and the last attempts of frames that stayed out."""
+    """A reconstruction on all tracks, how far it is trusted, where it comes from, and why frames stayed out."""
 
     partial: Partial
+    confidence: Confidence
+    noise_px: float
     origin: str
     failed: dict[int, Attempt]
 
@@ -138,8 +132,10 @@ class _Mapper:
         options: MappingOptions,
         progress: ProgressCallback,
     ) -> None:
-        self.scene, self.graph, self.search, self.options, self.progress = scene, graph, search, options, progress
-        self.triangulator, self.adjuster = triangulator, adjuster
+        self.scene = scene
+        self.graph = graph
+        self.search = search
+        self.triangulator, self.adjuster, self.options, self.progress = triangulator, adjuster, options, progress
 
     def run(self) -> list[Reconstruction]:
         """All models."""
@@ -174,39 +170,35 @@ class _Mapper:
             return None
         partial, failed = self._on_all_tracks(best.partial, frames)
         self.progress(Progress(stage="refinement", done=1, total=1))
-        if int(partial.points.valid.sum()) < self.options.min_points:
+        enough = int(partial.points.valid.sum()) >= self.options.min_points
+        if not enough or not sensible(self.scene.images, partial.cameras):
             return None
-        if not sensible(self.scene.images, partial.cameras):
+        noise = noise_px(self.scene, partial)
+        parallax = parallax_px(self.scene, partial, self.options.parallax)
+        if not self.options.parallax.enough(parallax, noise):
+            logger.info("the model is dropped: its frames differ by a rotation and %.2f px", parallax)
             return None
-        left = parallax(self.scene, partial, self.options.parallax)
-        if not left.enough:
-            logger.info("the model is dropped: its frames differ by a rotation and %.2f px", left.px)
-            return None
-        return _Finished(partial=partial, origin=best.origin, failed={**best.failed, **failed})
+        return _Finished(
+            partial=partial,
+            confidence=judge(self.scene, partial, self.options.confidence),
+            noise_px=noise,
+            origin=best.origin,
+            failed={**best.failed, **failed},
+        )
 
     def _on_all_tracks(self, partial: Partial, frames: list[int]) -> tuple[Partial, dict[int, Attempt]]:
-        """Register what is missing of ``frames``, and adjust everything on all tracks, the principal point last.
-
-        Points are found anew after the last adjustment, by the triangulator of the points that stay.
-        """
+        """Register what is missing of ``frames``, and adjust everything on all tracks."""
         sparse, schedule = self.search.sparse, self.options.schedule
         scene = rescaled(self.scene, noise_excess(sparse, partial))
-        threshold = schedule.last_px(noise_px(sparse, partial))
+        max_error_px = schedule.last_px(noise_px(sparse, partial))
         partial = triangulate(scene, partial.cameras, schedule.reprojection_px[0])
         partial, failed = register_missing(scene, partial, frames, self.options.growth.resection)
-        partial = run_round(scene, partial.cameras, threshold, schedule.round, self.adjuster)
-        scene = rescaled(scene, noise_excess(scene, partial))
-        part = well_spread(partial, schedule.round.max_adjusted_tracks)
-        part = free_principal_point(scene, part, schedule.round.loss_scale, schedule.principal_point)
-        partial = dataclasses.replace(partial, cameras=part.cameras, points=part.points)
-        threshold = schedule.last_px(noise_px(scene, partial))
-        scene = dataclasses.replace(scene, triangulator=self.triangulator)
-        return without_weak_frames(scene, triangulate(scene, partial.cameras, threshold), schedule.round), failed
+        partial = run_last_round(scene, partial.cameras, max_error_px, schedule, self.adjuster, self.triangulator)
+        return partial, failed
 
     def _output(self, finished: _Finished, unregistered: dict[str, str]) -> Reconstruction:
-        report = figures(self.scene, finished.partial, finished.origin)
-        confidence = judge(self.scene, finished.partial, self.options.confidence)
-        report = {**report, **confidence.as_dict(), "unregistered": unregistered}
+        report = figures(finished.partial, finished.origin, finished.noise_px)
+        report = {**report, **finished.confidence.as_dict(), "unregistered": unregistered}
         return to_reconstruction(self.scene, normalized(finished.partial), report)
 
     def _unregistered(self, found: list[_Finished]) -> dict[str, str]:

@@ -11,7 +11,6 @@ from vggsfm_cli.geometry import alignment, pose
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry.sampling import sample
 from vggsfm_cli.mapping.partial import Partial, TrackedScene
-from vggsfm_cli.mapping.rounds import noise_px
 from vggsfm_cli.scene import Cameras, ImageSet, Reconstruction
 from vggsfm_cli.triangulation.ransac import reprojection_error
 
@@ -62,15 +61,15 @@ def spanning(partial: Partial, extent: float = 5.0) -> Partial:
     )
 
 
-def figures(scene: TrackedScene, partial: Partial, origin: str) -> dict[str, Any]:
-    """What the report says of a model; ``origin`` names where it comes from."""
+def figures(partial: Partial, origin: str, noise_px: float) -> dict[str, Any]:
+    """What the report says of a model: where it comes from, its size, and the deviation of its residuals."""
     used = partial.cameras_in_use
     return {
         "origin": origin,
         "registered": len(partial.frames),
         "points": int(partial.points.valid.sum()),
         "observations": int(partial.inliers.sum()),
-        "noise_px": noise_px(scene, partial),
+        "noise_px": noise_px,
         "focal_px": [float(camera_models.focal(partial.cameras.models[c], partial.cameras.params[0, c])) for c in used],
     }
 

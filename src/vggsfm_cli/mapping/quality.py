@@ -18,7 +18,6 @@ from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry.parallax import beyond_rotation
 from vggsfm_cli.mapping.calibration import excess_deviation, holding, released, solve
 from vggsfm_cli.mapping.partial import Partial, TrackedScene
-from vggsfm_cli.mapping.rounds import noise_px
 from vggsfm_cli.scene import Cameras
 from vggsfm_cli.triangulation.ransac import frame_focal
 
@@ -68,7 +67,8 @@ class Confidence:
 
 def judge(scene: TrackedScene, partial: Partial, config: ConfidenceConfig) -> Confidence:
     """Confidence in a finished partial."""
-    deviation, agreement = focal_deviation(scene, partial, config), agreeing_share(scene, partial)
+    agreement = agreeing_share(scene, partial)
+    deviation = focal_deviation(scene, partial, config)
     value = math.exp(-deviation / config.focal_deviation) * agreement**config.agreement_power
     level = "low" if value < config.low else "high" if value >= config.high else "medium"
     by_focal, by_agreement = deviation / config.focal_deviation, -config.agreement_power * math.log(agreement + 1e-9)
@@ -111,24 +111,13 @@ class ParallaxConfig:
     max_pairs: int = 50  # of frames that are looked at, those that share most points
     min_shared: int = 15  # points of such a pair
 
-
-@dataclass(frozen=True, kw_only=True)
-class Parallax:
-    """What rotations leave of the motion between frames, network pixels.
-
-    Attributes:
-        px: of the pair where it is largest.
-        noise_px: standard deviation of the residuals.
-        enough: whether depth can be seen.
-    """
-
-    px: float
-    noise_px: float
-    enough: bool
+    def enough(self, px: float, noise_px: float) -> bool:
+        """Whether depth can be seen: ``px`` is the parallax, ``noise_px`` the standard deviation of the residuals."""
+        return px >= max(self.min_px, self.min_noise * noise_px)
 
 
-def parallax(scene: TrackedScene, partial: Partial, config: ParallaxConfig) -> Parallax:
-    """Median distance that no rotation between two frames explains, of the pair where it is largest.
+def parallax_px(scene: TrackedScene, partial: Partial, config: ParallaxConfig) -> float:
+    """Median distance that no rotation between two frames explains, of the pair where it is largest; network pixels.
 
     The focal length is fitted too, within a factor of 1.4, and the distortion may be left out, since a camera that only
     turns can be mistaken for one that moves and has another lens.
@@ -140,9 +129,7 @@ def parallax(scene: TrackedScene, partial: Partial, config: ParallaxConfig) -> P
     for c, name in enumerate(partial.cameras.models):
         plain[:, c, list(camera_models.distortion_indices(name))] = 0
     without_distortion = dataclasses.replace(partial.cameras, params=plain)
-    found = min(_parallax_px(scene, partial, cameras, pairs) for cameras in (partial.cameras, without_distortion))
-    noise = noise_px(scene, partial)
-    return Parallax(px=found, noise_px=noise, enough=found >= max(config.min_px, config.min_noise * noise))
+    return min(_parallax_px(scene, partial, cameras, pairs) for cameras in (partial.cameras, without_distortion))
 
 
 def _parallax_px(scene: TrackedScene, partial: Partial, cameras: Cameras, pairs: list[tuple[int, int]]) -> float:

@@ -14,9 +14,15 @@ from torch import Tensor
 
 from vggsfm_cli.bundle_adjustment.interface import BundleAdjuster
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
-from vggsfm_cli.mapping.calibration import DistortionConfig, PrincipalPointConfig, adjust_what_is_held
+from vggsfm_cli.mapping.calibration import (
+    DistortionConfig,
+    PrincipalPointConfig,
+    adjust_what_is_held,
+    free_principal_point,
+)
 from vggsfm_cli.mapping.partial import Partial, TrackedScene
 from vggsfm_cli.scene import Cameras
+from vggsfm_cli.triangulation.interface import Triangulator
 from vggsfm_cli.triangulation.ransac import reprojection_error
 
 
@@ -81,6 +87,34 @@ def run_first_rounds(scene: TrackedScene, partial: Partial, schedule: ScheduleCo
     for max_error_px in schedule.reprojection_px[:-1]:
         partial = run_round(scene, partial.cameras, max_error_px, schedule.round)
     return partial
+
+
+def run_last_round(
+    scene: TrackedScene,
+    cameras: Cameras,
+    max_error_px: float,
+    schedule: ScheduleConfig,
+    adjuster: BundleAdjuster,
+    triangulator: Triangulator,
+) -> Partial:
+    """A round, the principal point thereafter, and points found anew.
+
+    Args:
+        scene: all tracks.
+        cameras: to start from.
+        max_error_px: reprojection error of an inlier of the round, network pixels.
+        schedule: policy.
+        adjuster: the solver of the round.
+        triangulator: of the points that stay.
+    """
+    partial = run_round(scene, cameras, max_error_px, schedule.round, adjuster)
+    scene = rescaled(scene, noise_excess(scene, partial))
+    part = well_spread(partial, schedule.round.max_adjusted_tracks)
+    part = free_principal_point(scene, part, schedule.round.loss_scale, schedule.principal_point)
+    partial = dataclasses.replace(partial, cameras=part.cameras, points=part.points)
+    max_error_px = schedule.last_px(noise_px(scene, partial))
+    scene = dataclasses.replace(scene, triangulator=triangulator)
+    return without_weak_frames(scene, triangulate(scene, partial.cameras, max_error_px), schedule.round)
 
 
 def triangulate(scene: TrackedScene, cameras: Cameras, max_error_px: float) -> Partial:

@@ -33,8 +33,8 @@ from vggsfm_cli.mapping.calibration import adjusted
 from vggsfm_cli.mapping.output import figures, normalized, spanning, to_reconstruction
 from vggsfm_cli.mapping.partial import Partial, TrackedScene
 from vggsfm_cli.mapping.poses import PoseRefinementConfig, refine_poses, resect, sensible_frames
-from vggsfm_cli.mapping.quality import ConfidenceConfig, ParallaxConfig, judge, parallax
-from vggsfm_cli.mapping.rounds import RoundConfig, without_weak_frames
+from vggsfm_cli.mapping.quality import ConfidenceConfig, ParallaxConfig, judge, parallax_px
+from vggsfm_cli.mapping.rounds import RoundConfig, noise_px, without_weak_frames
 from vggsfm_cli.scene import Cameras, ImageSet, Points, Progress, ProgressCallback, Reconstruction, Tracks, silent
 from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
 from vggsfm_cli.triangulation.v2 import V2TriangulationConfig, pair_points, reprojection_filter, robust_points
@@ -274,11 +274,12 @@ class V2Recipe:
         model = dataclasses.replace(model, points=self._still_held(model))
         if len(model.frames) < 2 or int(model.points.valid.sum()) < self.options.min_points:  # noqa: PLR2004
             raise self._too_few("Refinement", int(model.points.valid.sum()))
-        left = parallax(self.scene, model, self.options.parallax)
-        if not left.enough:
+        parallax = parallax_px(self.scene, model, self.options.parallax)
+        noise = noise_px(self.scene, model)
+        if not self.options.parallax.enough(parallax, noise):
             raise ReconstructionFailed(
                 f"Refinement: {len(model.frames)} frames with {int(model.points.valid.sum())} points differ by a "
-                f"rotation and {left.px:.2f} px, where positions are known to {left.noise_px:.2f} px.",
+                f"rotation and {parallax:.2f} px, where positions are known to {noise:.2f} px.",
                 "Depth cannot be seen: move sideways between the photographs.",
             )
         names = self.scene.images.names[0]
@@ -288,7 +289,7 @@ class V2Recipe:
             if s not in model.frames
         }
         confidence = judge(self.scene, model, ConfidenceConfig()).as_dict()
-        report = {**figures(self.scene, model, "camera predictor"), **confidence, "unregistered": unregistered}
+        report = {**figures(model, "camera predictor", noise), **confidence, "unregistered": unregistered}
         return to_reconstruction(self.scene, normalized(model), report)
 
     def _still_held(self, model: Partial) -> Points:
