@@ -1,8 +1,8 @@
 import torch
 
 from goldens import golden
-from vggsfm_cli.camera_estimation import encoding
 from vggsfm_cli.geometry import pose
+from vggsfm_cli.recipes.v2 import encoding
 from vggsfm_cli.training import v2
 
 LOSSES = golden("training_losses")

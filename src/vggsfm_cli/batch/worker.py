@@ -19,8 +19,9 @@ from vggsfm_cli.batch.locks import scene_lock
 from vggsfm_cli.batch.outcome import Finished, Outcome, SceneFailure, figures_of, read_finished
 from vggsfm_cli.batch.plan import Scene
 from vggsfm_cli.errors import UsageError, VGGSfMError
-from vggsfm_cli.job import Networks, SceneOptions, load_networks, reconstruct_scene, require_registered
+from vggsfm_cli.job import Networks, load_networks, reconstruct_scene, require_registered
 from vggsfm_cli.model import AdjusterConfig
+from vggsfm_cli.options import SceneOptions
 from vggsfm_cli.threads import limit_cores
 
 

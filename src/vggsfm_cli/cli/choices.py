@@ -1,26 +1,13 @@
-"""What a user may choose from, and what the choices mean.
+"""What the choices of a user mean."""
 
-The strings are kept apart from the code they name, which imports torch; a test compares both.
-"""
+from typing import TYPE_CHECKING
 
-from typing import TYPE_CHECKING, Literal
+from vggsfm_cli.options import Adjuster, Device
 
 if TYPE_CHECKING:
     import torch
 
     from vggsfm_cli.model import AdjusterConfig
-
-CameraModel = Literal["SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE"]
-CameraMode = Literal["auto", "single", "per-folder", "per-image"]
-Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["float32", "bfloat16", "float16"]
-Preset = Literal["auto", "small", "fast", "v2"]
-Keypoints = Literal["auto", "aliked", "sift", "xfeat", "grid"]
-AutoChoice = Literal["auto", "yes", "no"]
-ExportTarget = Literal["3dgs", "gsplat", "nerfstudio", "instant-ngp", "ply", "txt"]
-Adjuster = Literal["schur", "theseus", "ceres"]
-Loss = Literal["none", "huber", "cauchy", "geman-mcclure"]
-Refinable = Literal["focal", "principal-point", "distortion", "poses", "points"]
 
 
 def adjuster_config(name: Adjuster, *, approximate: bool = False) -> "AdjusterConfig":
@@ -50,20 +37,15 @@ def choose_adjuster(name: Adjuster | None) -> "AdjusterConfig | None":
     return config
 
 
-def choose_device(device: str) -> "torch.device":
+def choose_device(device: Device) -> "torch.device":
     """The device a user means.
 
     Raises:
-        UsageError: ``cuda`` on a machine where torch finds none.
+        UsageError: torch does not find it on this machine.
     """
-    import torch
+    from vggsfm_cli import devices
 
-    from vggsfm_cli.errors import UsageError
-
-    found = torch.cuda.is_available()
-    if device == "cuda" and not found:
-        raise UsageError("torch finds no CUDA device.", "Use --device cpu, or run `vggsfm doctor`.")
-    return torch.device("cuda" if device == "cuda" or (device == "auto" and found) else "cpu")
+    return devices.choose_device(device)
 
 
 def use_threads(count: int | None) -> None:

@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
-from vggsfm_cli.cli.choices import Device, choose_device
+from vggsfm_cli.cli.choices import choose_device
 from vggsfm_cli.cli.console import StageProgress, say, set_up_logging
+from vggsfm_cli.options import Device
 
 RUNS = Path("runs")
 
