@@ -30,6 +30,7 @@ from vggsfm_cli.io.video import ExtractedFrames, VideoConfig, extract_frames, is
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.options import SceneOptions
 from vggsfm_cli.pipeline import reconstruct
+from vggsfm_cli.recipes import recipe_named
 from vggsfm_cli.report import build_report
 from vggsfm_cli.scene import ProgressCallback, silent
 from vggsfm_cli.sequence import reconstruct_sequence, sequence_options
@@ -114,7 +115,7 @@ def load_networks(
         device: where it will run.
         adjuster: solver of the last adjustments; None for the model's own.
         notice: is told the licence before a download.
-        announce: is told which model was taken, and why.
+        announce: is told which model was taken, and why, and what to know of its recipe.
         progress: is told how a download goes.
 
     Raises:
@@ -126,6 +127,9 @@ def load_networks(
     )
     announce(f"{weights.sentence()} {weights.hint}".rstrip())
     model = weights.load(device)
+    recipe = recipe_named(model.config.recipe)
+    if recipe.note:
+        announce(f"The recipe {recipe.name} is {recipe.note}.")
     if adjuster is not None:
         model.use_adjuster(adjuster)
     return Networks(weights=weights, model=model, device=device)

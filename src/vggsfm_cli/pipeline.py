@@ -64,7 +64,7 @@ def reconstruct(
         unregistered=mapped.unregistered,
         stages=clock.stages,
         memory=sighted.tracker.budget.use(),
-        settings=RunSettings(recipe=tracking.name, preset=preset, keypoints=sighted.keypoints),
+        settings=RunSettings(recipe=tracking.name, preset=preset, queries=sighted.queries),
     )
 
 

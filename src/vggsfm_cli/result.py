@@ -6,6 +6,9 @@ from typing import overload
 
 from vggsfm_cli.scene import Reconstruction
 
+OWN_QUERIES = "the tracker's own"
+"""What finds the points where tracks start, if no option says."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageCost:
@@ -50,12 +53,12 @@ class RunSettings:
     Attributes:
         recipe: that made the tracks, or ``sequence``.
         preset: by which they became models; None of a sequence.
-        keypoints: what found the points where tracks start.
+        queries: what found the points where tracks start.
     """
 
     recipe: str
     preset: str | None = None
-    keypoints: str = "the tracker's own"
+    queries: str = OWN_QUERIES
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -108,6 +108,13 @@ def test_every_choice_means_something() -> None:
         assert isinstance(choices.adjuster_config(name), AdjusterConfig)
 
 
+def test_choices_are_written_down_once() -> None:
+    lists = {one.name: ", ".join(f'"{choice}"' for choice in one.choices) for one in options_of(SceneOptions)}
+    for path in Path(vggsfm_cli.__file__).parent.rglob("*.py"):
+        copied = [name for name, text in lists.items() if text.count(",") > 1 and text in path.read_text()]
+        assert not copied or path.name == "options.py", (path, copied)
+
+
 @pytest.mark.parametrize("command", ["reconstruct", "batch"])
 def test_help_shows_the_options_group_by_group(command: str) -> None:
     shown = run(app, [command, "--help"], terminal_width=200).stdout
@@ -140,9 +147,12 @@ def test_an_option_has_one_name_from_the_flag_to_the_pipeline(
 
 
 def test_options_out_of_range_are_refused_from_python_too() -> None:
-    for name, value in {"query_points": 3, "long_side": 5, "max_memory": 0.0, "seed": -1, "precision": "int8"}.items():
+    for name, value in {"query_points": 3, "long_side": 5, "max_memory": 0.0, "seed": -1}.items():
         with pytest.raises(errors.UsageError, match=f"--{name.replace('_', '-')}"):
             ReconstructOptions(**{name: value})  # type: ignore[arg-type]
+    precision = next(one for one in options_of(ReconstructOptions) if one.name == "precision")
+    with pytest.raises(errors.UsageError, match="--precision cannot be 'int8'"):
+        precision.check("int8")
 
 
 def test_reconstruct_writes_everything_and_sums_up(

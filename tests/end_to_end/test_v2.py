@@ -192,7 +192,7 @@ def test_an_oracle_in_place_of_the_networks_gives_the_world() -> None:
     everywhere = torch.ones(6, dtype=torch.bool)
     errors = pair_errors(found[0].cameras.cam_from_world[0], world.cameras.cam_from_world[0], everywhere).worse_deg
     assert errors.max() < 0.2
-    assert found.settings == RunSettings(recipe="v2", preset="v2", keypoints="grid")
+    assert found.settings == RunSettings(recipe="v2", preset="v2", queries="grid")
     memory = found.memory
     assert memory is not None and memory.limit_gb is not None
     assert memory.limit == "free memory" and 0 < memory.planned_gb < memory.limit_gb
@@ -213,7 +213,7 @@ def test_the_same_tracks_can_be_mapped_as_those_of_small() -> None:
     everywhere = torch.ones(4, dtype=torch.bool)
     errors = pair_errors(found[0].cameras.cam_from_world[0], world.cameras.cam_from_world[0], everywhere).worse_deg
     assert errors.median() < 0.3
-    assert found.settings == RunSettings(recipe="v2", preset="small", keypoints="grid")
+    assert found.settings == RunSettings(recipe="v2", preset="small", queries="grid")
 
 
 def test_a_principal_point_is_not_freed_by_force() -> None:

@@ -121,7 +121,7 @@ def read_folder(folder: Path) -> VGGSfM:
         if not isinstance(stage, recipe.stages):
             raise WeightsUnavailable(
                 f"{config_file} names the recipe {config.recipe!r}, which has no {type(stage).__name__}.",
-                'Its "recipe" may be missing; published weights are converted again by `vggsfm weights convert`.',
+                'Its "recipe" may be missing: delete the folder of a published model, and it is converted again.',
             )
     model = config.build()
     try:

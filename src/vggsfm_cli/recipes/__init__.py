@@ -52,7 +52,7 @@ def choose_recipes(name: str, preset: Preset) -> tuple[Recipe, Recipe, Preset]:
         mapping: recipe.
         preset: as asked for, or what ``auto`` stands for.
     """
-    own = RECIPES[name]
+    own = RECIPES[recipe_named(name).name]
     if preset == "auto":
         preset = next(iter(own))
     mapping = next(presets[preset] for presets in RECIPES.values() if preset in presets)

@@ -13,6 +13,7 @@ from vggsfm_cli.memory.budget import Budget, FrugalTracker
 from vggsfm_cli.memory.plan import Need
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.options import ReconstructOptions
+from vggsfm_cli.result import OWN_QUERIES
 from vggsfm_cli.scene import Cameras, ImageSet, Progress, ProgressCallback, Reconstruction, Tracks, silent
 
 
@@ -24,14 +25,14 @@ class Sighted:
         images: as they saw them.
         tracks: in stored pixels.
         cameras: predicted from the images; None where the model finds them from the tracks.
-        keypoints: what found the points where tracks start.
+        queries: what found the points where tracks start.
         tracker: the model's, within the memory there may be.
     """
 
     images: ImageSet
     tracks: Tracks
     cameras: Cameras | None = None
-    keypoints: str = "the tracker's own"
+    queries: str = OWN_QUERIES
     tracker: FrugalTracker
 
     def estimator(self, model: VGGSfM) -> CameraEstimator:
@@ -62,9 +63,11 @@ class Recipe(ABC):
     Attributes:
         name: as a model's config has it.
         stages: types of the stages that its models may have.
+        note: what a user should know before using it; may be empty.
     """
 
     name: ClassVar[str]
+    note: ClassVar[str] = ""
     stages: ClassVar[tuple[type, ...]]
 
     @abstractmethod

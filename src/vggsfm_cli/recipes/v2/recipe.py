@@ -28,6 +28,7 @@ class V2Recipe(Recipe):
     """Settings; the published values."""
 
     name: ClassVar[str] = "v2"
+    note: ClassVar[str] = "experimental: never run with the published file"
     stages: ClassVar[tuple[type, ...]] = (V2TrackerConfig, V2CameraPredictorConfig, RansacTriangulatorConfig)
 
     rounds: V2RoundsConfig = field(default_factory=V2RoundsConfig)
@@ -75,7 +76,7 @@ class V2Recipe(Recipe):
             cameras = tracker.budget.run(lambda _: predictor.predict(images, seen, order[: rounds.query_frames]))
             progress(Progress(stage="cameras", done=1, total=1))
         tracks = track_from_frames(tracker, images, order, detector, rounds, precision_of(options), progress)
-        return Sighted(images=images, tracks=tracks, cameras=cameras, keypoints=detector.name, tracker=tracker)
+        return Sighted(images=images, tracks=tracks, cameras=cameras, queries=detector.name, tracker=tracker)
 
     def map(
         self, sighted: Sighted, model: VGGSfM, options: ReconstructOptions, progress: ProgressCallback = silent
