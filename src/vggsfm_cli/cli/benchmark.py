@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vggsfm_cli.cli.choices import choose_device
 from vggsfm_cli.cli.console import StageProgress, console, set_up_logging
 from vggsfm_cli.cli.failures import EXIT_CODE_HELP, explained
 from vggsfm_cli.options import Device, Precision, ReconstructOptions
@@ -54,6 +53,7 @@ class _Run:
         measure: Callable[..., dict[str, Any]],
     ) -> None:
         from vggsfm_cli.checkpoints import resolve_model
+        from vggsfm_cli.devices import choose_device
         from vggsfm_cli.evaluation.benchmark import BenchmarkConfig, run_benchmark, to_markdown
 
         device = choose_device(self.device)

@@ -2,11 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from vggsfm_cli.options import Adjuster, Device
+from vggsfm_cli.options import Adjuster
 
 if TYPE_CHECKING:
-    import torch
-
     from vggsfm_cli.model import AdjusterConfig
 
 
@@ -35,17 +33,6 @@ def choose_adjuster(name: Adjuster | None) -> "AdjusterConfig | None":
     config = adjuster_config(name, approximate=True)  # tracks differ in their covariances, which ceres cannot be told
     config.build()
     return config
-
-
-def choose_device(device: Device) -> "torch.device":
-    """The device a user means.
-
-    Raises:
-        UsageError: torch does not find it on this machine.
-    """
-    from vggsfm_cli import devices
-
-    return devices.choose_device(device)
 
 
 def use_threads(count: int | None) -> None:
