@@ -178,7 +178,7 @@ def test_a_cut_gives_two_models_and_damage_none(tmp_path: Path) -> None:
     found = reconstruct_sequence(PhotographSequence(files, long_side=320), model, options(), events.append)
     assert [len(one.names) for one in found] == [first - 1, second]
     assert found[0].names[-1] == "0011.png" and found[1].names[0] == "0012.png"
-    assert list(found[0].report["unregistered"]) == ["0007.png"] and found[1].report["unregistered"] == {}
+    assert list(found.unregistered) == ["0007.png"]
     true = cameras.cam_from_world[0, [int(name[:4]) for name in found[0].names]]
     assert float(aligned_distances(found[0].cameras.cam_from_world[0], true).max()) < 0.02
     assert {event.stage for event in events} >= {"frames", "adjustment", "loops"}
@@ -192,7 +192,7 @@ def test_a_film_that_begins_in_the_dark(tmp_path: Path) -> None:
     found = reconstruct_sequence(PhotographSequence(write_frames(tmp_path, 14), long_side=320), model, options())
     assert [name[:4] for name in found[0].names] == [f"{s:04d}" for s in range(6, 14)]
     assert model.tracker.pairs <= 3 * 8, "dark frames are not tracked"
-    assert set(found[0].report["unregistered"]) == {f"{s:04d}.png" for s in range(6)}
+    assert set(found.unregistered) == {f"{s:04d}.png" for s in range(6)}
 
 
 def test_a_camera_that_stands_still_fails(tmp_path: Path) -> None:

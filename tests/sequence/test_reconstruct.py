@@ -57,10 +57,10 @@ def test_a_walk_becomes_one_model(walk: object, model: VGGSfM) -> None:
     assert error_of(found[0], walk) < 0.01
     assert max(read) <= options.read_ahead
     report = found[0].report
-    assert report["unregistered"] == {} and report["loops"] == []
+    assert found.unregistered == {} and report["loops"] == []
     assert len(report["windows"]) > 1 and report["keyframes"] < len(images)
     assert sum(window["new_frames"] for window in report["windows"]) <= len(images)
-    assert set(report["stages"]) >= {"features", "tracks", "windows", "adjustment", "frames between"}
+    assert set(found.stages) >= {"features", "tracks", "windows", "adjustment", "frames between"}
     views = torch.bincount(found[0].point)
     assert int(views.min()) >= 2 and float(views.double().mean()) > 3
     assert bool((found[0].color >= 0).all()) and float(found[0].color.std()) > 0.05

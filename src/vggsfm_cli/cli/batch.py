@@ -15,11 +15,11 @@ from vggsfm_cli.cli.choices import choose_adjuster
 from vggsfm_cli.cli.console import StageProgress, say, set_up_logging
 from vggsfm_cli.cli.failures import explain
 from vggsfm_cli.cli.scene_options import takes_scene_options
+from vggsfm_cli.options import SceneOptions
 
 if TYPE_CHECKING:
     from vggsfm_cli.batch.run import Pool
     from vggsfm_cli.batch.worker import WorkerSetup
-    from vggsfm_cli.job import SceneOptions
 
 Engine = Literal["local", "ray"]
 INTERRUPTED = 130
@@ -29,7 +29,7 @@ SHOWN_FAILURES = 10
 
 @takes_scene_options
 def batch(
-    options: "SceneOptions",
+    options: SceneOptions,
     scenes: Annotated[
         str,
         typer.Argument(

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vggsfm_cli.cli.choices import Device, use_threads
+from vggsfm_cli.cli.choices import use_threads
 from vggsfm_cli.cli.compare import model
 from vggsfm_cli.cli.console import StageProgress, console, say, set_up_logging
 from vggsfm_cli.cli.failures import EXIT_CODE_HELP, explained
+from vggsfm_cli.options import Device
 
 if TYPE_CHECKING:
     from vggsfm_cli.synthetic.textures import Textures

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,14 +10,12 @@ from vggsfm_cli.cli.choices import choose_adjuster, use_threads
 from vggsfm_cli.cli.console import StageProgress, set_up_logging
 from vggsfm_cli.cli.scene_options import takes_scene_options
 from vggsfm_cli.cli.summary import print_summary
-
-if TYPE_CHECKING:
-    from vggsfm_cli.job import SceneOptions
+from vggsfm_cli.options import SceneOptions
 
 
 @takes_scene_options
 def reconstruct(
-    options: "SceneOptions",
+    options: SceneOptions,
     images: Annotated[
         list[Path],
         typer.Argument(

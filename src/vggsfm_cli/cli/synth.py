@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vggsfm_cli.cli.choices import Device
 from vggsfm_cli.cli.console import StageProgress, console, set_up_logging
+from vggsfm_cli.options import Device
 
 if TYPE_CHECKING:
     from vggsfm_cli.io.synthetic import RenderedScene

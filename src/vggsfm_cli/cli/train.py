@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from vggsfm_cli.cli.choices import Device
 from vggsfm_cli.cli.console import StageProgress, say, set_up_logging
+from vggsfm_cli.options import Device
 
 RUNS = Path("runs")
 

@@ -5,8 +5,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from vggsfm_cli.clock import StageClock
 from vggsfm_cli.model import VGGSfM
-from vggsfm_cli.report import StageClock
 from vggsfm_cli.sequence.following import Anchor, Followed, Look, become_anchor, with_error
 from vggsfm_cli.sequence.joint import adjust_jointly
 from vggsfm_cli.sequence.loops import Place, note_place

@@ -4,7 +4,7 @@ import torch
 from goldens import golden_json, needs_full_set
 from v2_recipe import SHAPES
 from vggsfm_cli.checkpoints.files import config_from_json, config_to_json
-from vggsfm_cli.checkpoints.official_v2 import V2, our_key, published_keys, published_shapes
+from vggsfm_cli.recipes.v2.weights import V2, our_key, published_keys, published_shapes
 
 
 def test_all_published_weights_have_a_place_and_fit_it() -> None:

@@ -32,17 +32,18 @@ from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.mapping.calibration import adjusted
 from vggsfm_cli.mapping.output import figures, normalized, spanning, to_reconstruction
 from vggsfm_cli.mapping.partial import Partial, TrackedScene
-from vggsfm_cli.mapping.poses import PoseRefinementConfig, refine_poses, resect, sensible_frames
 from vggsfm_cli.mapping.quality import ConfidenceConfig, ParallaxConfig, judge, parallax_px
 from vggsfm_cli.mapping.rounds import RoundConfig, noise_px, without_weak_frames
-from vggsfm_cli.scene import Cameras, ImageSet, Points, Progress, ProgressCallback, Reconstruction, Tracks, silent
+from vggsfm_cli.recipes.interface import Mapped
+from vggsfm_cli.recipes.v2.poses import PoseRefinementConfig, refine_poses, resect, sensible_frames
+from vggsfm_cli.recipes.v2.triangulation import V2TriangulationConfig, pair_points, reprojection_filter, robust_points
+from vggsfm_cli.scene import Cameras, ImageSet, Points, Progress, ProgressCallback, Tracks, silent
 from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
-from vggsfm_cli.triangulation.v2 import V2TriangulationConfig, pair_points, reprojection_filter, robust_points
 
 
 @dataclass(frozen=True, kw_only=True)
 class V2MappingOptions:
-    """Settings of the recipe, the published values; thresholds in network pixels."""
+    """Settings of the mapping, the published values; thresholds in network pixels."""
 
     min_visibility: float = 0.05
     epipolar_px: float = 4.0
@@ -75,7 +76,7 @@ def reconstruct_as_v2(
     reference: int = 0,
     seed: int = 0,
     progress: ProgressCallback = silent,
-) -> list[Reconstruction]:
+) -> Mapped:
     """The model of one scene (B = 1), without colours.
 
     Args:
@@ -89,16 +90,16 @@ def reconstruct_as_v2(
         progress: told what is done.
 
     Returns:
-        One reconstruction, in a list like that of ``mapper.reconstruct_from_tracks``.
+        One model.
 
     Raises:
         ReconstructionFailed: a stage found too little to go on; the message names it and the counts.
     """
-    recipe = V2Recipe(images, tracks, adjuster, options or V2MappingOptions(), reference, seed, progress)
-    return [recipe.finished(recipe.run(cameras, recipe.epipolar_inliers()))]
+    mapper = V2Mapper(images, tracks, adjuster, options or V2MappingOptions(), reference, seed, progress)
+    return mapper.finished(mapper.run(cameras, mapper.epipolar_inliers()))
 
 
-class V2Recipe:
+class V2Mapper:
     """One run: the scene and the settings, so that the steps below need no long argument lists."""
 
     def __init__(
@@ -259,7 +260,7 @@ class V2Recipe:
         points = dataclasses.replace(model.points, valid=valid)
         return dataclasses.replace(model, points=points, inliers=inliers & valid[:, None])
 
-    def finished(self, model: Partial) -> Reconstruction:
+    def finished(self, model: Partial) -> Mapped:
         """The model with the frames that its observations hold, and its report.
 
         Raises:
@@ -289,8 +290,9 @@ class V2Recipe:
             if s not in model.frames
         }
         confidence = judge(self.scene, model, ConfidenceConfig()).as_dict()
-        report = {**figures(model, "camera predictor", noise), **confidence, "unregistered": unregistered}
-        return to_reconstruction(self.scene, normalized(model), report)
+        report = {**figures(model, "camera predictor", noise), **confidence}
+        found = to_reconstruction(self.scene, normalized(model), report)
+        return Mapped(models=[found], unregistered=unregistered)
 
     def _still_held(self, model: Partial) -> Points:
         return dataclasses.replace(model.points, valid=model.points.valid & (model.inliers.sum(1) >= 2))  # noqa: PLR2004

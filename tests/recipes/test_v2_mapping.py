@@ -13,7 +13,7 @@ from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.evaluation.poses import pair_errors
 from vggsfm_cli.geometry import alignment, pose, rotation
 from vggsfm_cli.mapping.output import colorize, to_reconstruction
-from vggsfm_cli.mapping.v2 import V2MappingOptions, V2Recipe, reconstruct_as_v2
+from vggsfm_cli.recipes.v2.mapping import V2Mapper, V2MappingOptions, reconstruct_as_v2
 from vggsfm_cli.scene import CameraPriors, Cameras, ImageSet, Reconstruction, Tracks
 from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
 from vggsfm_cli.synthetic.worlds import Path, World, WorldConfig, blank_images, make_world, observe
@@ -73,15 +73,15 @@ def published(name: str) -> tuple[dict[str, Tensor], ImageSet, Tracks, Cameras]:
 @pytest.mark.parametrize("name", ["pinhole", "radial_shared"])
 def test_the_published_run(name: str) -> None:
     run, images, tracks, cameras = published(name)
-    recipe = V2Recipe(images, tracks, EXACT.build(), V2MappingOptions(count_invisible=True), 0, 0)
+    mapper = V2Mapper(images, tracks, EXACT.build(), V2MappingOptions(count_invisible=True), 0, 0)
     epipolar = torch.cat([torch.zeros(1, 400, dtype=torch.bool), run["in_fmat_inlier"]])
     usable = (run["in_vis"] > 0.05) & (run["in_score"] > 0.5)
 
-    pair = recipe.initial_pair(cameras, epipolar)
+    pair = mapper.initial_pair(cameras, epipolar)
     assert pair.frames == [0, int(run["initBA_idx"]) + 1]
     assert torch.equal(pair.points.valid[0], run["initBA_track_mask"])
 
-    model = recipe.run(cameras, epipolar, usable)
+    model = mapper.run(cameras, epipolar, usable)
     assert torch.equal(model.points.valid[0], run["out_valid_tracks"])
     assert torch.equal(model.inliers[0], run["out_valid_2D_mask"])
     expected = run["out_extrinsics"]
@@ -96,7 +96,7 @@ def test_the_published_run(name: str) -> None:
     if name == "radial_shared":
         torch.testing.assert_close(params[:, 3:], run["out_extra_params"], atol=1e-6, rtol=0)
 
-    sparse = to_reconstruction(recipe.scene, model, {})
+    sparse = to_reconstruction(mapper.scene, model, {})
     sparse = colorize(dataclasses.replace(sparse, xy=sparse.xy + 0.5), images)
     torch.testing.assert_close(sparse.color, run["out_points3D_rgb"].float(), atol=1e-5, rtol=0)
 
@@ -137,22 +137,22 @@ def test_noisy_tracks_and_rough_cameras_give_nearly_the_world(path: Path, points
     found = reconstruct_as_v2(
         blank_images(world), noisy(world, seed), rough(world, seed), adjuster=SchurConfig().build()
     )
-    assert len(found) == 1
-    assert len(found[0].names) == 7
-    errors = errors_deg(found[0], world)
+    assert found.unregistered == {}
+    (model,) = found.models
+    assert len(model.names) == 7
+    errors = errors_deg(model, world)
     assert errors.median() < 0.1
     assert errors.max() < worst_deg
-    assert found[0].error_px.mean() < 1.0
-    assert found[0].report["unregistered"] == {}
+    assert model.error_px.mean() < 1.0
 
 
 def test_cameras_from_two_view_geometry_will_do() -> None:
     world = make_world(WorldConfig(points=800, frames=5), 2)
     images, tracks = blank_images(world), noisy(world, 2)
     cameras = PreliminaryCamerasConfig().build()(images, tracks)
-    found = reconstruct_as_v2(images, tracks, cameras, adjuster=SchurConfig().build(), reference=2)
-    assert len(found[0].names) == 5
-    assert errors_deg(found[0], world).max() < 0.3
+    found = reconstruct_as_v2(images, tracks, cameras, adjuster=SchurConfig().build(), reference=2).models[0]
+    assert len(found.names) == 5
+    assert errors_deg(found, world).max() < 0.3
 
 
 def test_thresholds_are_in_network_pixels() -> None:
@@ -162,7 +162,7 @@ def test_thresholds_are_in_network_pixels() -> None:
     found = {
         scale: reconstruct_as_v2(
             blank_images(world, scale=scale), tracks, rough(world, 3), adjuster=SchurConfig().build()
-        )[0]
+        ).models[0]
         for scale in (1.0, 4.0)
     }
     assert found[4.0].report["observations"] > 1.1 * found[1.0].report["observations"]
@@ -176,7 +176,7 @@ def test_two_frames_make_a_model() -> None:
     params[..., 0] = world.cameras.params[..., 0]
     priors = dataclasses.replace(images.priors, params=params, known=torch.ones_like(params, dtype=torch.bool))
     images = dataclasses.replace(images, priors=priors)
-    found = reconstruct_as_v2(images, noisy(world, 0), rough(world, 0, 1.0), adjuster=SchurConfig().build())[0]
+    found = reconstruct_as_v2(images, noisy(world, 0), rough(world, 0, 1.0), adjuster=SchurConfig().build()).models[0]
     assert len(found.names) == 2
     assert errors_deg(found, world).max() < 1.0
     assert torch.equal(found.cameras.params[0], params[0])
@@ -187,11 +187,12 @@ def test_a_frame_that_sees_something_else_is_named() -> None:
     tracks = noisy(world, 1)
     xy = tracks.xy.clone()
     xy[0, 3] = xy[0, 3, torch.randperm(800, generator=torch.Generator().manual_seed(0))]
-    found = reconstruct_as_v2(
+    mapped = reconstruct_as_v2(
         blank_images(world), dataclasses.replace(tracks, xy=xy), rough(world, 1), adjuster=SchurConfig().build()
-    )[0]
+    )
+    found = mapped.models[0]
     assert found.names == ("000.jpg", "001.jpg", "002.jpg", "004.jpg")
-    assert "observations agree" in found.report["unregistered"]["003.jpg"]
+    assert "observations agree" in mapped.unregistered["003.jpg"]
     assert errors_deg(found, world).max() < 0.3
 
 
@@ -202,7 +203,7 @@ def test_padding_frames_and_tracks_take_no_part() -> None:
     valid[0, 3] = False
     few = dataclasses.replace(tracks, valid=tracks.valid & (torch.arange(1000) < 800))
     images = dataclasses.replace(images, frame_valid=valid)
-    found = reconstruct_as_v2(images, few, rough(world, 1), adjuster=SchurConfig().build())[0]
+    found = reconstruct_as_v2(images, few, rough(world, 1), adjuster=SchurConfig().build()).models[0]
     assert found.names == ("000.jpg", "001.jpg", "002.jpg")
     assert 50 < len(found.xyz_world) <= 800
 
@@ -232,7 +233,7 @@ def test_same_seed_same_result() -> None:
     one, two = (
         reconstruct_as_v2(
             blank_images(world), noisy(world, 3), rough(world, 3), adjuster=SchurConfig().build(), seed=5
-        )[0]
+        ).models[0]
         for _ in range(2)
     )
     assert torch.equal(one.cameras.cam_from_world, two.cameras.cam_from_world)

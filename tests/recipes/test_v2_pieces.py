@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vggsfm_cli.tracking.v2 import pieces
-from vggsfm_cli.tracking.v2.pieces import SMALLEST_SHARE, tracks_at_once
+from vggsfm_cli.recipes.v2 import pieces
+from vggsfm_cli.recipes.v2.pieces import SMALLEST_SHARE, tracks_at_once
 
 CPU = torch.device("cpu")
 

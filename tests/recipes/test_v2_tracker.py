@@ -16,12 +16,12 @@ from v2_golden import pictures, recipe_tracker
 from v2_scenes import image_set
 from vggsfm_cli.memory.budget import Budget, FrugalTracker
 from vggsfm_cli.memory.plan import Plan
+from vggsfm_cli.recipes.v2 import patches
+from vggsfm_cli.recipes.v2.iterative import FINE, IterativeTrackerConfig
+from vggsfm_cli.recipes.v2.patches import refine
+from vggsfm_cli.recipes.v2.tracker import V2Tracker, V2TrackerConfig
+from vggsfm_cli.recipes.v2.transformer import UpdateTransformerConfig
 from vggsfm_cli.scene import ImageSet, Queries, Tracks
-from vggsfm_cli.tracking.v2 import patches
-from vggsfm_cli.tracking.v2.iterative import FINE, IterativeTrackerConfig
-from vggsfm_cli.tracking.v2.patches import refine
-from vggsfm_cli.tracking.v2.tracker import V2Tracker, V2TrackerConfig
-from vggsfm_cli.tracking.v2.transformer import UpdateTransformerConfig
 
 COARSE = UpdateTransformerConfig(width=32, heads=2, blocks=2, virtual_tracks=8)
 SMALL = V2TrackerConfig(

@@ -7,9 +7,9 @@ from torch.nn.functional import normalize
 from goldens import golden
 from vggsfm_cli.geometry import camera, pose
 from vggsfm_cli.geometry import triangulate as multiview
+from vggsfm_cli.recipes.v2 import triangulation as v2
+from vggsfm_cli.recipes.v2.triangulation import V2TriangulationConfig
 from vggsfm_cli.scene import Cameras, Points, Tracks
-from vggsfm_cli.triangulation import v2
-from vggsfm_cli.triangulation.v2 import V2TriangulationConfig
 
 AS_PUBLISHED = V2TriangulationConfig(all_frames=True)
 FIXTURE = golden("triangulation")

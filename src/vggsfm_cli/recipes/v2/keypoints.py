@@ -3,7 +3,6 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,9 +11,6 @@ from torch import Tensor
 
 from vggsfm_cli.io.keypoints import sift_keypoints
 from vggsfm_cli.tracking.features import select_keypoints
-
-Keypoints = Literal["auto", "aliked", "sift", "xfeat", "grid"]
-"""Names of the detectors; ``auto`` is ALIKED where its weights are installed, else SIFT."""
 
 
 class KeypointDetector(ABC):

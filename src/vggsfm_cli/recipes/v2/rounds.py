@@ -16,17 +16,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vggsfm_cli.recipes.v2.keypoints import KeypointDetector, SiftDetector
+from vggsfm_cli.recipes.v2.ranking import middle_first, rank, similarity
 from vggsfm_cli.scene import ImageSet, Progress, ProgressCallback, Queries, Tracks, silent
 from vggsfm_cli.tracking.interface import PointTracker
-from vggsfm_cli.tracking.keypoints import KeypointDetector, SiftDetector
-from vggsfm_cli.tracking.v2.ranking import middle_first, rank, similarity
 
 
 @dataclass(frozen=True, kw_only=True)
 class V2RoundsConfig:
     """Settings; the published values."""
 
-    side_px: int = 1024  # of the squares that the networks see
     points_per_frame: int = 2048
     query_frames: int = 3
     ranking: Literal["similarity", "middle"] = "similarity"  # middle: for videos

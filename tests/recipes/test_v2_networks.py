@@ -9,10 +9,10 @@ import v2_naive
 from goldens import REDUCED, golden, needs_full_set
 from v2_golden import COMMITTED, OMITTED, check, pictures, recipe_tracker
 from vggsfm_cli.nn.cnn import resize_aligned
-from vggsfm_cli.tracking.v2 import correlation
-from vggsfm_cli.tracking.v2.correlation import make_pyramid
-from vggsfm_cli.tracking.v2.iterative import Followed
-from vggsfm_cli.tracking.v2.patches import (
+from vggsfm_cli.recipes.v2 import correlation
+from vggsfm_cli.recipes.v2.correlation import make_pyramid
+from vggsfm_cli.recipes.v2.iterative import Followed
+from vggsfm_cli.recipes.v2.patches import (
     PatchConfig,
     cut_patches,
     cut_windows,

@@ -3,9 +3,9 @@
 import torch
 
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
-from vggsfm_cli.camera_estimation.v2 import V2CameraPredictorConfig
 from vggsfm_cli.model import VGGSfMConfig
-from vggsfm_cli.tracking.v2.tracker import V2TrackerConfig
+from vggsfm_cli.recipes.v2.cameras import V2CameraPredictorConfig
+from vggsfm_cli.recipes.v2.tracker import V2TrackerConfig
 from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
 
 ATTENTION = {
@@ -42,6 +42,7 @@ CAMERAS = {
 
 V2 = VGGSfMConfig(
     name="v2",
+    recipe="v2",
     tracker=V2TrackerConfig(),
     camera_estimator=V2CameraPredictorConfig(),
     triangulator=RansacTriangulatorConfig(),

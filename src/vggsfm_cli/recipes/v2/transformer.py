@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vggsfm_cli.nn.attention import CrossBlock, SelfBlock
+from vggsfm_cli.recipes.v2.pieces import tracks_at_once
 from vggsfm_cli.threads import map_threads
-from vggsfm_cli.tracking.v2.pieces import tracks_at_once
 
 
 @dataclass(frozen=True, kw_only=True)

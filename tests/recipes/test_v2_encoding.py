@@ -1,8 +1,8 @@
 import torch
 
 from goldens import golden, golden_json
-from vggsfm_cli.camera_estimation import encoding
 from vggsfm_cli.geometry import pose, rotation
+from vggsfm_cli.recipes.v2 import encoding
 
 
 def test_decoded_as_published() -> None:

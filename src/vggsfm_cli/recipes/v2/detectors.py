@@ -10,10 +10,11 @@ from kornia.feature import ALIKED
 from torch import Tensor
 from torch.nn import functional
 
-from vggsfm_cli.checkpoints.files import xfeat_state
 from vggsfm_cli.errors import WeightsUnavailable
+from vggsfm_cli.options import QuerySource
+from vggsfm_cli.recipes.v2.keypoints import GridDetector, KeypointDetector, ScoreDetector, SiftDetector
 from vggsfm_cli.tracking.features import DenseEncoder
-from vggsfm_cli.tracking.keypoints import GridDetector, KeypointDetector, Keypoints, ScoreDetector, SiftDetector
+from vggsfm_cli.tracking.xfeat import xfeat_state
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ XFEAT_MULTIPLE = 32
 """Of the sides of a picture that XFeat takes."""
 
 
-def load_detector(name: Keypoints, device: torch.device | str = "cpu") -> KeypointDetector:
+def load_detector(name: QuerySource, device: torch.device | str = "cpu") -> KeypointDetector:
     """What finds the points where tracks start.
 
     Args:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from goldens import golden
 from vggsfm_cli.io.images import read_images
-from vggsfm_cli.io.squares import centered_square, square_images, valid_box
+from vggsfm_cli.recipes.v2.squares import centered_square, square_images, valid_box
 
 
 @pytest.mark.parametrize("shape", ["landscape", "portrait", "square"])

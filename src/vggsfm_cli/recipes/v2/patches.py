@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vggsfm_cli.recipes.v2.encoders import FineEncoder
+from vggsfm_cli.recipes.v2.iterative import Followed, IterativeTracker
+from vggsfm_cli.recipes.v2.pieces import tracks_at_once
 from vggsfm_cli.threads import map_threads
-from vggsfm_cli.tracking.v2.encoders import FineEncoder
-from vggsfm_cli.tracking.v2.iterative import Followed, IterativeTracker
-from vggsfm_cli.tracking.v2.pieces import tracks_at_once
 
 PAIRS_PER_PATCH = 4
 """Observations of the coarse tracker that take the memory of one patch and its features."""
