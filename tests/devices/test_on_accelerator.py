@@ -33,6 +33,7 @@ from vggsfm_cli.io.images import read_images
 from vggsfm_cli.io.intrinsics import KnownCamera
 from vggsfm_cli.io.sequence import PhotographSequence
 from vggsfm_cli.io.synthetic import write_scenes
+from vggsfm_cli.mapping.candidates import CandidateConfig
 from vggsfm_cli.mapping.densify import DensifyConfig
 from vggsfm_cli.model import AdjusterConfig
 from vggsfm_cli.pipeline import ReconstructOptions, reconstruct, sight
@@ -109,7 +110,9 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], P
 
 def options(extra_points: int = 30) -> ReconstructOptions:
     few = ReconstructOptions(query_points=FEW, densify=DensifyConfig(points=extra_points))
-    return dataclasses.replace(few, mapping=dataclasses.replace(few.mapping, max_candidates=2))
+    return dataclasses.replace(
+        few, mapping=dataclasses.replace(few.mapping, candidates=CandidateConfig(max_candidates=2))
+    )
 
 
 def known(files: list[Path]) -> tuple[KnownCamera, ...]:
@@ -158,7 +161,9 @@ def test_a_sequence_of_windows(accelerator: torch.device, tmp_path: Path) -> Non
         windows=WindowConfig(size=4, overlap=2, joint_every=2),
         loops=LoopConfig(min_gap=5, max_checks=4),
     )
-    settings = dataclasses.replace(settings, mapping=dataclasses.replace(settings.mapping, max_candidates=1))
+    settings = dataclasses.replace(
+        settings, mapping=dataclasses.replace(settings.mapping, candidates=CandidateConfig(max_candidates=1))
+    )
     images = PhotographSequence(sorted((out / "scene_000" / "images").iterdir()), long_side=160)
     found = reconstruct_sequence(images, load_model().to(accelerator), settings)
     assert len(found[0].report["windows"]) > 1
