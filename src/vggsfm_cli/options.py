@@ -39,8 +39,7 @@ class Loss(StrEnum):
     GEMAN_MCCLURE = "geman-mcclure"
 
 
-Group = Literal["Input", "Cameras", "Speed and memory", "Output", "Advanced"]
-GROUPS: tuple[Group, ...] = get_args(Group)
+GROUPS = INPUT, CAMERAS, SPEED, OUTPUT, ADVANCED = "Input", "Cameras", "Speed and memory", "Output", "Advanced"
 """Headings of the help, in their order."""
 
 
@@ -53,15 +52,15 @@ class About:
         group: where the help shows it.
         unit: of a number, or what a text holds; empty if the type says enough.
         minimum: smallest number allowed.
-        shapes_result: whether another value can change what is written.
+        shapes: whether another value can change what is written.
     """
 
     help: str
-    group: Group
+    group: str
     _: KW_ONLY
     unit: str = ""
     minimum: int | float | None = None
-    shapes_result: bool = True
+    shapes: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,44 +140,35 @@ class ReconstructOptions:
     """
 
     preset: Annotated[
-        Preset, About("auto: what belongs to the model; fast: fewer tracks, about half the time.", "Speed and memory")
+        Preset, About("auto: what belongs to the model; fast: fewer tracks, about half the time.", SPEED)
     ] = "auto"
     query_points: Annotated[
         int | None,
-        About(
-            "Tracks a frame starts; if not given 1024, with fast 512, with v2 2048.",
-            "Speed and memory",
-            unit="N",
-            minimum=16,
-        ),
+        About("Tracks a frame starts; if not given 1024, with fast 512, with v2 2048.", SPEED, unit="N", minimum=16),
     ] = None
-    long_side: Annotated[
-        int, About("Long side of the pictures the networks see.", "Speed and memory", unit="PX", minimum=64)
-    ] = 1024
+    long_side: Annotated[int, About("Long side of the pictures the networks see.", SPEED, unit="PX", minimum=64)] = 1024
     max_memory: Annotated[
         float | None,
         About(
             "Memory for networks and tracks, on a GPU its own; if not given what is free.",
-            "Speed and memory",
+            SPEED,
             unit="GB",
             minimum=0.1,
-            shapes_result=False,
+            shapes=False,
         ),
     ] = None
     refine_principal_point: Annotated[
-        AutoChoice, About("Free it in the last adjustment; auto: where the views determine it.", "Advanced")
+        AutoChoice, About("Free it in the last adjustment; auto: where the views determine it.", ADVANCED)
     ] = "auto"
     extra_points: Annotated[
-        int, About("Points to look for between the others, for dense models.", "Output", unit="N", minimum=0)
+        int, About("Points to look for between the others, for dense models.", OUTPUT, unit="N", minimum=0)
     ] = 0
     queries: Annotated[
-        QuerySource, About("Where tracks of v2 start; auto: aliked if installed, else sift.", "Advanced")
+        QuerySource, About("Where tracks of v2 start; auto: aliked if installed, else sift.", ADVANCED)
     ] = "auto"
-    precision: Annotated[Precision, About("Of the networks; geometry is always float32 or more.", "Advanced")] = (
-        "float32"
-    )
+    precision: Annotated[Precision, About("Of the networks; geometry is always float32 or more.", ADVANCED)] = "float32"
     seed: Annotated[
-        int, About("Of all random choices; equal seeds give equal results.", "Advanced", unit="N", minimum=0)
+        int, About("Of all random choices; equal seeds give equal results.", ADVANCED, unit="N", minimum=0)
     ] = 0
 
     def __post_init__(self) -> None:
@@ -196,22 +186,22 @@ class SceneOptions(ReconstructOptions):
         UsageError: a value out of its range, or a combination that makes no sense.
     """
 
-    recursive: Annotated[bool, About("Enter the folders in IMAGES; names are then relative paths.", "Input")] = False
+    recursive: Annotated[bool, About("Enter the folders in IMAGES; names are then relative paths.", INPUT)] = False
     masks: Annotated[
-        Path | None, About("Folder of masks: NAME.jpg.png or NAME.png, black = ignore.", "Input", unit="DIR")
+        Path | None, About("Folder of masks: NAME.jpg.png or NAME.png, black = ignore.", INPUT, unit="DIR")
     ] = None
-    mask_invert: Annotated[bool, About("In the masks, white = ignore.", "Input")] = False
+    mask_invert: Annotated[bool, About("In the masks, white = ignore.", INPUT)] = False
     sequential: Annotated[
-        bool | None, About("Reconstruct in the order of the names; if not given, only a video.", "Input")
+        bool | None, About("Reconstruct in the order of the names; if not given, only a video.", INPUT)
     ] = None
     fps: Annotated[
-        float, About("Pictures a second of film, the sharpest of each moment.", "Input", unit="N", minimum=0.01)
+        float, About("Pictures a second of film, the sharpest of each moment.", INPUT, unit="N", minimum=0.01)
     ] = 4.0
     max_frames: Annotated[
-        int | None, About("Pictures of a video at most, spread over all of it.", "Input", unit="N", minimum=2)
+        int | None, About("Pictures of a video at most, spread over all of it.", INPUT, unit="N", minimum=2)
     ] = None
-    camera_model: Annotated[CameraModel, About("COLMAP's camera model.", "Cameras")] = "SIMPLE_RADIAL"
-    camera_mode: Annotated[CameraMode, About("Which images share a camera; auto goes by size and EXIF.", "Cameras")] = (
+    camera_model: Annotated[CameraModel, About("COLMAP's camera model.", CAMERAS)] = "SIMPLE_RADIAL"
+    camera_mode: Annotated[CameraMode, About("Which images share a camera; auto goes by size and EXIF.", CAMERAS)] = (
         "auto"
     )
     intrinsics: Annotated[
@@ -219,45 +209,36 @@ class SceneOptions(ReconstructOptions):
         About(
             "Known cameras: numbers in the model's order, without the distortion if it is not known; a JSON file; or a "
             "COLMAP model.",
-            "Cameras",
+            CAMERAS,
             unit="f,cx,cy|fx,fy,cx,cy,...|PATH",
         ),
     ] = None
-    device: Annotated[Device, About("Where the networks run.", "Speed and memory", shapes_result=False)] = "auto"
+    device: Annotated[Device, About("Where the networks run.", SPEED, shapes=False)] = "auto"
     threads: Annotated[
-        int | None,
-        About("CPU threads; all cores if not given.", "Speed and memory", unit="N", minimum=1, shapes_result=False),
+        int | None, About("CPU threads; all cores if not given.", SPEED, unit="N", minimum=1, shapes=False)
     ] = None
-    overview: Annotated[bool, About("Draw DIR/overview.png.", "Output")] = True
-    report: Annotated[bool, About("Write DIR/report.html: one page with all there is to see.", "Output")] = False
+    overview: Annotated[bool, About("Draw DIR/overview.png.", OUTPUT)] = True
+    report: Annotated[bool, About("Write DIR/report.html: one page with all there is to see.", OUTPUT)] = False
     min_registered: Annotated[
         int,
         About(
-            "Exit with 5 if the largest model has fewer images than this.",
-            "Output",
-            unit="N",
-            minimum=0,
-            shapes_result=False,
+            "Exit with 5 if the largest model has fewer images than this.", OUTPUT, unit="N", minimum=0, shapes=False
         ),
     ] = 0
-    legacy_colmap: Annotated[bool, About("Leave out rigs.bin and frames.bin, for older readers.", "Output")] = False
+    legacy_colmap: Annotated[bool, About("Leave out rigs.bin and frames.bin, for older readers.", OUTPUT)] = False
     model: Annotated[
         str,
         About(
             "auto: v2 on CUDA if it is downloaded, else small; v2 is experimental.",
-            "Advanced",
+            ADVANCED,
             unit="auto|small|v2|DIR|hf:REPO@REV",
         ),
     ] = "auto"
-    revision: Annotated[str | None, About("Branch, tag or commit of a model on the Hub.", "Advanced", unit="REV")] = (
-        None
-    )
-    offline: Annotated[bool, About("Never use the network.", "Advanced", shapes_result=False)] = False
+    revision: Annotated[str | None, About("Branch, tag or commit of a model on the Hub.", ADVANCED, unit="REV")] = None
+    offline: Annotated[bool, About("Never use the network.", ADVANCED, shapes=False)] = False
     adjuster: Annotated[
         Adjuster | None,
-        About(
-            "Solver of the last adjustments; the model's own if not given. ceres weighs all points alike.", "Advanced"
-        ),
+        About("Solver of the last adjustments; the model's own if not given. ceres weighs all points alike.", ADVANCED),
     ] = None
 
     def __post_init__(self) -> None:
