@@ -19,7 +19,7 @@ from vggsfm_cli.colmap.files import check_writable, write_colmap
 from vggsfm_cli.config_file import to_toml
 from vggsfm_cli.errors import TooFewRegistered, UsageError
 from vggsfm_cli.export.targets import ExportOptions, check_export, export_model
-from vggsfm_cli.folders import scratch_folder
+from vggsfm_cli.folders import claimed, scratch_folder
 from vggsfm_cli.io.images import read_images
 from vggsfm_cli.io.intrinsics import KnownCamera, read_intrinsics
 from vggsfm_cli.io.lookup import photographs_of
@@ -261,7 +261,11 @@ def reconstruct_scene(
     """
     check_places(out, undistort, overwrite=overwrite)
     clock = StageClock()
-    with _pictures(images, out, options, clock, progress) as (pictures, film):
+    with (
+        claimed(out.resolve()),
+        claimed((undistort or out).resolve()),
+        _pictures(images, out, options, clock, progress) as (pictures, film),
+    ):
         return _reconstruct(
             pictures,
             out,

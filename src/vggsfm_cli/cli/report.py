@@ -31,17 +31,18 @@ def report(
     set_up_logging(0, quiet)
     _check_writable(out, overwrite)
     from vggsfm_cli.colmap.files import model_folders, read_colmap
+    from vggsfm_cli.folders import claimed
     from vggsfm_cli.io.lookup import photographs_in
     from vggsfm_cli.visualization.report import save_html_report
 
-    folders = model_folders(model)
-    run = _report_of_run(folders, quiet)
+    found = model_folders(model)
+    run = _report_of_run(found, quiet)
     source = images or _images_of_run(run)
     photographs = photographs_in(source) if source is not None else None
     if photographs is None and not quiet:
         say("There are no photographs at hand; --images DIR shows them.")
-    models = [read_colmap(folder) for folder in folders]
-    with StageProgress(quiet).drawing() as progress:
+    models = [read_colmap(folder) for folder in found]
+    with claimed(out.resolve()), StageProgress(quiet).drawing() as progress:
         save_html_report(
             models,
             out,

@@ -80,7 +80,8 @@ def export_model(
 
     Raises:
         UsageError: options that make no sense, or ``out`` cannot be replaced.
-        InputError: photographs are missing or cannot be read, or the disk refuses.
+        InputError: photographs are missing or cannot be read.
+        WriteFailed: the disk refuses.
     """
     options = options or ExportOptions()
     _check_options(options, images)
