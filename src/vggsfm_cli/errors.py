@@ -79,7 +79,8 @@ UNMAPPED_WORDS = ("failed to map segment", "cannot allocate memory", "cannot map
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception of Python, torch or OpenCV says that memory ran out."""
     text = str(error).lower()
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError) or isinstance(error.__cause__, ImportError):
+        text = f"{text} {error.__cause__}".lower()
         return any(words in text for words in UNMAPPED_WORDS)
     return isinstance(error, MemoryError) or (
         type(error).__name__ == "OutOfMemoryError"

@@ -204,7 +204,8 @@ def _same_file(descriptor: int, path: Path) -> bool:
 
 def write_failed(where: Path, error: BaseException) -> WriteFailed:
     """What a user is told when the disk refuses ``where``."""
-    reason = (write_reason(error, where) or str(error)).rstrip(".")
+    told = error.strerror if isinstance(error, OSError) else write_reason(error, where)
+    reason = (told or str(error)).rstrip(".")
     full = isinstance(error, OSError) and error.errno in FULL
     hint = "Free some space, or choose another --out." if full else "Is the disk full, read-only or damaged?"
     return WriteFailed(f"Cannot write {str(where)!r}: {reason}.", hint)

@@ -23,10 +23,13 @@ from vggsfm_cli.folders import claimed, scratch_folder
 from vggsfm_cli.io.images import read_images
 from vggsfm_cli.io.intrinsics import KnownCamera, read_intrinsics
 from vggsfm_cli.io.lookup import photographs_of
+from vggsfm_cli.io.photographs import limit_decoding
 from vggsfm_cli.io.sequence import PhotographSequence
 from vggsfm_cli.io.sources import Source, find_images
 from vggsfm_cli.io.video import ExtractedFrames, VideoConfig, extract_frames, is_video
 from vggsfm_cli.mapping.densify import DensifyConfig
+from vggsfm_cli.memory.machine import usable_bytes
+from vggsfm_cli.memory.plan import GB, PROCESS_BYTES
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.pipeline import Preset, ReconstructOptions, reconstruct
 from vggsfm_cli.report import StageClock, build_report
@@ -260,6 +263,7 @@ def reconstruct_scene(
         VGGSfMError: of any kind; then nothing was written, or all but the undistorted pictures.
     """
     check_places(out, undistort, overwrite=overwrite)
+    limit_decoding(_decoding_bytes(options))
     clock = StageClock()
     with (
         claimed(out.resolve()),
@@ -279,6 +283,14 @@ def reconstruct_scene(
             notes=notes,
             progress=progress,
         )
+
+
+def _decoding_bytes(options: SceneOptions) -> int | None:
+    """Memory for decoding photographs: what there may be in all, less what the process takes before anything else."""
+    if options.max_memory is not None:
+        return max(0, round(options.max_memory * GB) - PROCESS_BYTES)
+    free = usable_bytes(torch.device("cpu"))
+    return None if free is None else max(0, free - PROCESS_BYTES)
 
 
 @contextmanager

@@ -70,6 +70,8 @@ def _check_writable(out: Path, overwrite: bool) -> None:
 
 def _report_of_run(folders: list[Path], quiet: bool) -> dict[str, Any]:
     """What ``reconstruct`` wrote beside the models, for these models; empty if there is none."""
+    from vggsfm_cli.reading import read_text
+
     first = folders[0].resolve()
     numbered = first.name.isdigit()
     beside = first.parent if numbered else first
@@ -77,7 +79,7 @@ def _report_of_run(folders: list[Path], quiet: bool) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
     except (ValueError, OSError) as error:
         if not quiet:
             say(f"warning: {path} is not used: {error}")

@@ -3,6 +3,9 @@
 import signal
 import threading
 
+# first, else pycolmap's zlib gets in the way of Pillow's, and writing a PNG file ends the process
+import numpy  # noqa: F401
+
 _before = signal.getsignal(signal.SIGTERM)
 
 import pycolmap  # noqa: E402, F401

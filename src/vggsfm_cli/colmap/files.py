@@ -16,6 +16,7 @@ from vggsfm_cli.scene import Reconstruction
 MODEL_FILES = ("cameras", "images", "points3D")
 SUFFIXES = (".bin", ".txt")
 """Where a folder has both, COLMAP reads the binary files."""
+MODEL_TEXTS = ("cameras.txt", "images.txt", "points3D.txt", "rigs.txt", "frames.txt")
 NEW_FILES = ("rigs.bin", "frames.bin")
 """Written by COLMAP since 3.12; readers take a model with both of them or with neither."""
 OWN_FILES = ("overview.png", "report.json", "report.html", "config.toml")
@@ -132,10 +133,13 @@ def _check_written(model: pycolmap.Reconstruction, folder: Path, suffix: str) ->
         "rigs": (len(found.rigs), model.num_rigs()),
         "frames": (len(found.frames or ()), model.num_frames()),
     }
-    wrong = [f"{has} of {should} {name}" for name, (has, should) in counts.items() if has != should]
-    if wrong or found.findings or found.short:
-        told = wrong[0] if wrong else [*found.findings, *found.short][0].what
-        raise WriteFailed(f"Cannot write {str(folder)!r}: on the disk are {told}.", FULL_HINT)
+    wrong = [f"{has} of {should} {name} are on the disk" for name, (has, should) in counts.items() if has != should]
+    wrong += [finding.what for finding in (*found.findings, *found.short)]
+    if suffix == ".txt":
+        files = [folder / name for name in MODEL_TEXTS]
+        wrong += [f"{file.name} is cut short" for file in files if not file.read_bytes().endswith(b"\n")]
+    if wrong:
+        raise WriteFailed(f"Cannot write {str(folder)!r} whole: {wrong[0].rstrip('.')}.", FULL_HINT)
 
 
 def model_folders(path: Path | str) -> list[Path]:

@@ -14,6 +14,7 @@ from vggsfm_cli.export.instant_ngp import write_instant_ngp
 from vggsfm_cli.export.nerfstudio import write_nerfstudio
 from vggsfm_cli.export.photographs import find_photographs
 from vggsfm_cli.io.ply import write_ply
+from vggsfm_cli.reading import read_text
 from vggsfm_cli.scene import ProgressCallback, Reconstruction, silent
 
 UNDISTORTED_TARGETS = ("3dgs", "gsplat")
@@ -48,7 +49,7 @@ def check_export(out: Path | str, *, overwrite: bool = False) -> None:
 
 def _is_export(folder: Path) -> bool:
     try:
-        return json.loads((folder / RECORD).read_text()).get("written_by") == "vggsfm"
+        return json.loads(read_text(folder / RECORD)).get("written_by") == "vggsfm"
     except (OSError, ValueError, AttributeError):
         return False
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vggsfm_cli.errors import InputError, UsageError
+from vggsfm_cli.reading import read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ def _natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
 def _listed(file: Path) -> list[Path]:
     """The paths in a list file; empty lines and those after # do not count."""
     try:
-        lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
+        lines = read_bytes(file).removeprefix(b"\xef\xbb\xbf").splitlines()
     except OSError as error:
         raise InputError(f"The list {str(file)!r} cannot be read: {error.strerror}.", "Check its rights.") from error
     if any(b"\0" in line for line in lines):

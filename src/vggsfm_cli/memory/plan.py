@@ -12,6 +12,7 @@ import torch
 
 from vggsfm_cli.camera_estimation.v2 import V2CameraPredictorConfig
 from vggsfm_cli.errors import NotEnoughMemory
+from vggsfm_cli.io.photographs import halvings_of
 from vggsfm_cli.model import VGGSfMConfig
 from vggsfm_cli.scene import ImageSet
 from vggsfm_cli.threads import available_cores
@@ -71,7 +72,7 @@ class Size:
     Attributes:
         frames: number of images.
         pixels: of one picture as the networks see it.
-        stored_pixels: of one file, the largest.
+        stored_pixels: of one file as it is looked at, the largest.
         queries: tracks that a frame starts or carries on.
         query_frames: at most so many frames start tracks.
         at_once: frames that start tracks at the same time, where the plan allows it.
@@ -113,7 +114,10 @@ def size_of(
     return Size(
         frames=images.pixels.shape[1],
         pixels=side_px**2 if isinstance(config.tracker, V2TrackerConfig) else height * width,
-        stored_pixels=int(images.stored_size[0].prod(-1).max()),
+        stored_pixels=max(
+            width * height >> 2 * halvings_of(width, height, max(images.pixels.shape[-2:]))
+            for width, height in images.stored_size[0].tolist()
+        ),
         queries=queries,
         query_frames=query_frames,
         at_once=at_once,
