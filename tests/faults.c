@@ -11,6 +11,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -120,6 +121,8 @@ ssize_t sendfile(int to, int from, off_t *at, size_t count) {
     ssize_t fits = fitting(to, count);
     return fits < 0 ? -1 : real(to, from, at, (size_t)fits);
 }
+
+ssize_t sendfile64(int to, int from, off64_t *at, size_t count) { return sendfile(to, from, (off_t *)at, count); }
 
 ssize_t copy_file_range(int from, off64_t *in, int to, off64_t *out, size_t count, unsigned flags) {
     (void)from, (void)in, (void)to, (void)out, (void)count, (void)flags;

@@ -208,3 +208,17 @@ def test_a_full_disk_is_told(name: str, server: Commands, inputs: Path, tmp_path
         ended = trial.run(bytes=trial.bytes * k // parts)
         assert ended["code"] == 9 and "Cannot write" in str(ended["stderr"]), ended
         trial.check(ended, f"full after {k} of {parts} parts")
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EINVAL, errno.ENOSYS])
+def test_names_that_cannot_be_exchanged_change_in_two_steps(
+    error: int, server: Commands, inputs: Path, tmp_path: Path
+) -> None:
+    """As on network and container file systems."""
+    trial = Trial(CASES["export ply"], server, inputs, tmp_path)
+    for number in range(trial.calls, 0, -1):
+        ended = trial.run(number=number, error=error)
+        if str(ended["failed"]).startswith("exchange"):
+            break
+    assert str(ended["failed"]).startswith("exchange"), "no exchange was tried"
+    assert ended["code"] == 0 and trial.states(trial.work) == trial.new, ended

@@ -287,7 +287,7 @@ def reconstruct_scene(
 
 def _decoding_bytes(options: SceneOptions) -> int | None:
     """Memory for decoding photographs: what there may be in all, less what the process takes before anything else."""
-    if options.max_memory is not None:
+    if options.max_memory is not None and (options.device == "cpu" or not torch.cuda.is_available()):
         return max(0, round(options.max_memory * GB) - PROCESS_BYTES)
     free = usable_bytes(torch.device("cpu"))
     return None if free is None else max(0, free - PROCESS_BYTES)

@@ -175,7 +175,7 @@ def test_a_truncated_model_says_so(text: bool, tmp_path: Path) -> None:
             (tmp_path / "cut" / f"{name}{suffix}").write_bytes(data[:cut])
             listed = run(app, ["inspect", str(tmp_path / "cut"), "--check"])
             assert listed.exit_code == 3, (name, cut, listed.stdout)
-            assert f"{name}{suffix} is cut short" in listed.stdout or "this is no" in listed.stdout, listed.stdout
+            assert f"{name}{suffix} is cut short" in listed.stdout, (cut, listed.stdout)
             refused = run(app, ["inspect", str(tmp_path / "cut")])
             assert refused.exit_code == 3 and "Internal" not in refused.stderr
 

@@ -78,7 +78,7 @@ def _address_space() -> str:
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return ""
-    return f" within the {limit / 1e9:.1f} GB that this process may address (ulimit -v); it needs about 8 GB there"
+    return f" within the {limit / 1e9:.1f} GB that `ulimit -v` lets it address; its libraries alone take about 1 GB"
 
 
 def what_stands() -> str:

@@ -74,7 +74,8 @@ def check_records(model: ModelRecords) -> tuple[list[Finding], ModelRecords]:
                 dataclasses.replace(image, pose=posed[image.identity]) for image in images if image.identity in posed
             ]
     # whole references speak for an edit by hand, dangling ones for a cut
-    severity: Severity = "error" if told.dangling else "warning"
+    damaged = told.dangling or any(finding.severity == "error" for finding in told.findings)
+    severity: Severity = "error" if damaged else "warning"
     findings = [*told.findings, *(dataclasses.replace(finding, severity=severity) for finding in model.short)]
     good = ModelRecords(suffix=model.suffix, cameras=cameras, images=images, points=points, rigs=rigs, frames=frames)
     return findings, good

@@ -102,7 +102,7 @@ class ModelRecords:
         rigs: of each the cameras with their pose from the rig; None for the one that is the rig's own frame.
         frames: None where the model has no rigs.
         findings: about how the files are written.
-        short: text files that end with a whole line, but hold less than their head says: cut, or edited by hand.
+        short: text files that are cut, or edited by hand: they hold less than their head says, or end within a line.
     """
 
     suffix: str
@@ -328,6 +328,9 @@ class _Text:
             what = f"{path.name} is cut short: it holds {found} of the {promised} {kind}s that its head names."
             told_of = self.model.short if text.endswith("\n") else self.model.findings
             told_of.append(Finding(severity="error", file=path.name, what=what))
+        elif text and not text.endswith("\n"):
+            what = f"{path.name} is cut short, or written by hand: its last line does not end."
+            self.model.short.append(Finding(severity="error", file=path.name, what=what))
 
     def _read(self, name: str, kind: str, read: Callable[[list[str]], Record]) -> Iterator[Record]:
         for number, line in self._lines(name, kind):

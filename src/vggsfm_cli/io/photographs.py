@@ -136,7 +136,7 @@ def _room_for(pixels: int, path: Path) -> Iterator[None]:
         return
     if needed > limit:
         raise NotEnoughMemory(
-            f"{path.name} needs about {needed / 1e9:.1f} GB to be decoded, more than the {limit / 1e9:.1f} GB there are.",
+            f"{path.name} needs about {needed / 1e9:.1f} GB to be decoded, and there are {limit / 1e9:.1f} GB for it.",
             "Make smaller copies of the photographs, or give --max-memory more.",
         )
     with _room.changed:

@@ -71,7 +71,7 @@ def find_images(source: Source, *, recursive: bool = False, without: Sequence[Pa
     elif len(items) == 1:
         shown = repr(str(items[0]))
     hidden = {folder.resolve() for folder in without}
-    missing = [item for item in items if not item.exists() and not _is_pattern(item)]
+    missing = [item for item in items if not _exists(item) and not _is_pattern(item)]
     if missing:
         of = f"{len(missing)} of {len(items)} paths are missing." if len(items) > 1 else "Check the path."
         kind = "file or folder" if len(items) == 1 else "file"
@@ -115,6 +115,13 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _exists(item: Path) -> bool:
+    try:
+        return item.exists()
+    except OSError:  # a name that is too long for any file
+        return False
 
 
 def _is_pattern(item: Path) -> bool:
