@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from vggsfm_cli.cli import process
-from vggsfm_cli.cli.choices import Device, choose_device
+from vggsfm_cli.cli.choices import Device
 from vggsfm_cli.cli.console import StageProgress, say, set_up_logging
 
 RUNS = Path("runs")
@@ -43,6 +43,7 @@ def train(
     Example: vggsfm train benchmarks/training/smoke.toml
     """
     set_up_logging(verbose, quiet)
+    from vggsfm_cli.devices import choose_device
     from vggsfm_cli.folders import claimed
     from vggsfm_cli.training.config import read_config
     from vggsfm_cli.training.loop import Limits

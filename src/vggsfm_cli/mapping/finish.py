@@ -120,6 +120,6 @@ def _colors(images: ImageSet, frame: int, xy: Float[Tensor, "m 2"]) -> Float[Ten
         picture = images.originals.color(0, frame)[None]
         halved = picture.shape[-1] / float(images.stored_size[0, frame, 0])  # less than 1 for giant photographs
         return sample(picture, halved * xy[None].to(picture.dtype))[0].float().cpu()
-    affine = images.stored_from_network[0, frame].double().cpu()
+    affine = images.stored_from_network[0, frame].cpu().double()
     network = (xy.double() - affine[:, 2]) @ torch.linalg.inv(affine[:, :2]).mT
     return sample(images.pixels[0, frame][None], network[None].to(images.pixels))[0].float().cpu()
