@@ -20,13 +20,16 @@ from vggsfm_cli.colmap.files import check_writable, write_colmap
 from vggsfm_cli.config_file import to_toml
 from vggsfm_cli.errors import TooFewRegistered
 from vggsfm_cli.export.targets import ExportOptions, check_export, export_model
-from vggsfm_cli.folders import scratch_folder
+from vggsfm_cli.folders import claimed, scratch_folder
 from vggsfm_cli.io.images import read_images
 from vggsfm_cli.io.intrinsics import KnownCamera, read_intrinsics
 from vggsfm_cli.io.lookup import photographs_of
+from vggsfm_cli.io.photographs import limit_decoding
 from vggsfm_cli.io.sequence import PhotographSequence
 from vggsfm_cli.io.sources import Source, find_images
 from vggsfm_cli.io.video import ExtractedFrames, VideoConfig, extract_frames, is_video
+from vggsfm_cli.memory.machine import usable_bytes
+from vggsfm_cli.memory.plan import GB, PROCESS_BYTES
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.options import SceneOptions
 from vggsfm_cli.pipeline import reconstruct
@@ -177,8 +180,13 @@ def reconstruct_scene(
         VGGSfMError: of any kind; then nothing was written, or all but the undistorted pictures.
     """
     check_places(out, undistort, overwrite=overwrite)
+    limit_decoding(_decoding_bytes(options))
     clock = StageClock()
-    with _pictures(images, out, options, clock, progress) as (pictures, film):
+    with (
+        claimed(out.resolve()),
+        claimed((undistort or out).resolve()),
+        _pictures(images, out, options, clock, progress) as (pictures, film),
+    ):
         return _reconstruct(
             pictures,
             out,
@@ -192,6 +200,14 @@ def reconstruct_scene(
             notes=notes,
             progress=progress,
         )
+
+
+def _decoding_bytes(options: SceneOptions) -> int | None:
+    """Memory for decoding photographs: what there may be in all, less what the process takes before anything else."""
+    if options.max_memory is not None and (options.device == "cpu" or not torch.cuda.is_available()):
+        return max(0, round(options.max_memory * GB) - PROCESS_BYTES)
+    free = usable_bytes(torch.device("cpu"))
+    return None if free is None else max(0, free - PROCESS_BYTES)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from vggsfm_cli.errors import InputError, UsageError
 from vggsfm_cli.io.sources import SUFFIXES, UNREAD_SUFFIXES
+from vggsfm_cli.reading import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def _is_photograph(path: Path) -> bool:
 
 def _listed(file: Path) -> list[Path]:
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in read_text(file).splitlines()]
     except UnicodeDecodeError as error:
         hint = "Give a folder of scenes, a text file with folders, or a pattern."
         raise UsageError(f"{str(file)!r} is not a text file.", hint) from error

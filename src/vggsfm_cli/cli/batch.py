@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vggsfm_cli.cli import process
 from vggsfm_cli.cli.batch_summary import BatchProgress, print_batch
 from vggsfm_cli.cli.choices import choose_adjuster
 from vggsfm_cli.cli.console import StageProgress, say, set_up_logging
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from vggsfm_cli.batch.worker import WorkerSetup
 
 Engine = Literal["local", "ray"]
-INTERRUPTED = 130
 SHOWN_FAILURES = 10
 """In the last line; the table above it has all."""
 
@@ -98,10 +98,10 @@ def batch(
         try:
             with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it has to say; stdout is for the results
                 outcomes = run_batch(found, setup, start, retry=retry, told=told)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interruption:
             ended = f"{told.final} of {len(found)} scenes have ended"
-            say(f"Interrupted: {ended}. The same command goes on with the others.")
-            raise typer.Exit(INTERRUPTED) from None
+            say(f"{explain(interruption).message[:-1]}: {ended}. The same command goes on with the others.")
+            raise typer.Exit(process.ended_by_signal()) from None
     print_batch(outcomes, out, as_json=as_json)
     failed = [outcome.scene for outcome in outcomes if outcome.status == "failed"]
     if failed:

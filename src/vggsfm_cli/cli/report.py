@@ -31,17 +31,18 @@ def report(
     set_up_logging(0, quiet)
     _check_writable(out, overwrite)
     from vggsfm_cli.colmap.files import model_folders, read_colmap
+    from vggsfm_cli.folders import claimed
     from vggsfm_cli.io.lookup import photographs_in
     from vggsfm_cli.visualization.report import save_html_report
 
-    folders = model_folders(model)
-    run = _report_of_run(folders, quiet)
+    found = model_folders(model)
+    run = _report_of_run(found, quiet)
     source = images or _images_of_run(run)
     photographs = photographs_in(source) if source is not None else None
     if photographs is None and not quiet:
         say("There are no photographs at hand; --images DIR shows them.")
-    models = [read_colmap(folder) for folder in folders]
-    with StageProgress(quiet).drawing() as progress:
+    models = [read_colmap(folder) for folder in found]
+    with claimed(out.resolve()), StageProgress(quiet).drawing() as progress:
         save_html_report(
             models,
             out,
@@ -69,6 +70,8 @@ def _check_writable(out: Path, overwrite: bool) -> None:
 
 def _report_of_run(folders: list[Path], quiet: bool) -> dict[str, Any]:
     """What ``reconstruct`` wrote beside the models, for these models; empty if there is none."""
+    from vggsfm_cli.reading import read_text
+
     first = folders[0].resolve()
     numbered = first.name.isdigit()
     beside = first.parent if numbered else first
@@ -76,7 +79,7 @@ def _report_of_run(folders: list[Path], quiet: bool) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
     except (ValueError, OSError) as error:
         if not quiet:
             say(f"warning: {path} is not used: {error}")

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from vggsfm_cli.cli import process
 from vggsfm_cli.cli.console import StageProgress, say, set_up_logging
 from vggsfm_cli.options import Device
 
@@ -43,6 +44,7 @@ def train(
     """
     set_up_logging(verbose, quiet)
     from vggsfm_cli.devices import choose_device
+    from vggsfm_cli.folders import claimed
     from vggsfm_cli.training.config import read_config
     from vggsfm_cli.training.loop import Limits
     from vggsfm_cli.training.loop import train as run_training
@@ -51,7 +53,7 @@ def train(
     folder = out or RUNS / recipe.name
     chosen_device = choose_device(device)
     try:
-        with interruptible() as interrupted, StageProgress(quiet).drawing() as progress:
+        with claimed(folder.resolve()), interruptible() as interrupted, StageProgress(quiet).drawing() as progress:
             outcome = run_training(
                 recipe,
                 folder,
@@ -63,14 +65,14 @@ def train(
             )
     except KeyboardInterrupt:
         say(f"stopped at once; --resume goes on from the last checkpoint in {str(folder)!r}, if there is one.")
-        raise typer.Exit(130) from None
+        raise typer.Exit(process.ended_by_signal()) from None
     if outcome.export is not None:
         print(outcome.export)  # noqa: T201
     if outcome.status != "finished":
         if not quiet:
             say(f"{outcome.status} at step {outcome.step} of {recipe.steps}; --resume goes on from {str(folder)!r}.")
         if outcome.status == "interrupted":
-            raise typer.Exit(130)
+            raise typer.Exit(process.ended_by_signal())
 
 
 @contextmanager
@@ -87,8 +89,9 @@ def interruptible() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
     def ask(number: int, frame: FrameType | None) -> None:
-        del number, frame
+        del frame
         restore()
+        process.asked(number)
         event.set()
         print("\nFinishing this step and writing a checkpoint; once more to stop at once.", file=sys.stderr)  # noqa: T201
 

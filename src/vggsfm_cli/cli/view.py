@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from vggsfm_cli.cli import process
 from vggsfm_cli.cli.console import say
 
 
@@ -33,6 +34,8 @@ def view(
         say(f"http://{host}:{server.get_port()} shows {len(reconstruction.names)} cameras; Ctrl-C ends it.")
         while True:
             time.sleep(3600)
+    except process.Terminated:
+        raise
     except KeyboardInterrupt:
         pass
     finally:

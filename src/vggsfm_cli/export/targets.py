@@ -15,6 +15,7 @@ from vggsfm_cli.export.nerfstudio import write_nerfstudio
 from vggsfm_cli.export.photographs import find_photographs
 from vggsfm_cli.io.ply import write_ply
 from vggsfm_cli.options import ExportTarget
+from vggsfm_cli.reading import read_text
 from vggsfm_cli.scene import ProgressCallback, Reconstruction, silent
 
 UNDISTORTED_TARGETS = ("3dgs", "gsplat")
@@ -49,7 +50,7 @@ def check_export(out: Path | str, *, overwrite: bool = False) -> None:
 
 def _is_export(folder: Path) -> bool:
     try:
-        return json.loads((folder / RECORD).read_text()).get("written_by") == "vggsfm"
+        return json.loads(read_text(folder / RECORD)).get("written_by") == "vggsfm"
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -81,7 +82,8 @@ def export_model(
 
     Raises:
         UsageError: options that make no sense, or ``out`` cannot be replaced.
-        InputError: photographs are missing or cannot be read, or the disk refuses.
+        InputError: photographs are missing or cannot be read.
+        WriteFailed: the disk refuses.
     """
     options = options or ExportOptions()
     _check_options(options, images)

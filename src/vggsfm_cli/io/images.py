@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from vggsfm_cli.errors import InputError, UsageError
+from vggsfm_cli.errors import InputError, NotEnoughMemory, UsageError
 from vggsfm_cli.geometry import camera
 from vggsfm_cli.io.exif import AXIS_CHANGES, ExifData
 from vggsfm_cli.io.intrinsics import KnownCamera
 from vggsfm_cli.io.masks import find_mask, read_mask
-from vggsfm_cli.io.photographs import PhotographFiles, decode, luminance, to_upright
+from vggsfm_cli.io.photographs import PhotographFiles, decode_small, luminance, to_upright
 from vggsfm_cli.io.priors import CAMERA_MODES, camera_priors
 from vggsfm_cli.io.sources import SUFFIXES, FoundImages, SkippedImage, Source, find_images
 from vggsfm_cli.scene import ImageSet, Progress, ProgressCallback, silent
@@ -100,7 +100,7 @@ def read_images(
         progress(Progress(stage="images", done=i + 1, total=len(files), detail=names[i]))
     if len(photographs) < 2:  # noqa: PLR2004
         raise _too_few(found, len(photographs), skipped)
-    originals = PhotographFiles([files[i] for i in kept])
+    originals = PhotographFiles([files[i] for i in kept], long_side=long_side)
     for s, photograph in enumerate(photographs):
         originals.keep(s, photograph.grey)
     pixels, mask = _pad(photographs)
@@ -167,17 +167,18 @@ def _read(path: Path, long_side: int, mask: Path | None, mask_invert: bool) -> _
         InputError: its mask cannot be read, or does not fit.
     """
     try:
-        stored, exif = decode(path)
-    except MemoryError:
+        stored, exif, (width, height) = decode_small(path, long_side)
+    except (MemoryError, NotEnoughMemory):
         raise
     except Exception as error:  # decoders meet damage with anything from OSError to struct.error
         return _reason(error)
-    height, width = stored.shape[:2]
     if min(width, height) < MIN_SIDE_PX:
         return f"only {width} x {height} pixels"
     scale = min(1.0, long_side / max(width, height))
     small_size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = stored if small_size == (width, height) else cv2.resize(stored, small_size, interpolation=cv2.INTER_AREA)
+    small = (
+        stored if small_size == stored.shape[1::-1] else cv2.resize(stored, small_size, interpolation=cv2.INTER_AREA)
+    )
     keep = np.ones((small_size[1], small_size[0]), dtype=bool)
     if mask is not None:
         stored_keep = read_mask(mask, (width, height), exif.orientation, invert=mask_invert).astype(np.uint8)
@@ -196,6 +197,8 @@ def _read(path: Path, long_side: int, mask: Path | None, mask_invert: bool) -> _
 def _reason(error: Exception) -> str:
     if type(error).__name__ == "UnidentifiedImageError":
         return "not an image, or damaged"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 

@@ -1,5 +1,6 @@
 """Pictures written to files, and resampled for cameras without distortion."""
 
+import io
 from pathlib import Path
 
 import cv2
@@ -16,13 +17,18 @@ WRITTEN_SUFFIXES = (*JPEG_SUFFIXES, ".png")
 
 
 def write_picture(path: Path, pixels: UInt8[np.ndarray, "H W 3"] | UInt8[np.ndarray, "H W"]) -> None:
-    """Write pixels as JPEG (colours at full resolution) or PNG, by the suffix, without any EXIF data."""
+    """Write pixels as JPEG (colours at full resolution) or PNG, by the suffix, without any EXIF data.
+
+    Raises:
+        OSError: of the system; Pillow's own writing to files keeps its reason to itself.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(pixels)
+    image, encoded = Image.fromarray(pixels), io.BytesIO()
     if path.suffix.lower() in JPEG_SUFFIXES:
-        image.save(path, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+        image.save(encoded, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
     else:
-        image.save(path, format="PNG")
+        image.save(encoded, format="PNG")
+    path.write_bytes(encoded.getbuffer())
 
 
 def is_plain(path: Path) -> bool:

@@ -90,7 +90,7 @@ class PhotographSequence:
             stored_from_network=torch.from_numpy(np.stack(ways)).float()[None],
             stored_size=torch.tensor(sizes)[None],
             names=(self.names,),
-            originals=PhotographFiles(self._files, cache_bytes=0),
+            originals=PhotographFiles(self._files, cache_bytes=0, long_side=long_side),
             priors=camera_priors(self.names, sizes, exif, camera_mode, camera_model, intrinsics),
             skipped=tuple(skipped),
         )
@@ -109,7 +109,7 @@ class PhotographSequence:
         some = self.facts.some(frames)
         valid = torch.ones(1, len(frames), dtype=torch.bool)
         photographs = []
-        originals = PhotographFiles([self._files[s] for s in frames])
+        originals = PhotographFiles([self._files[s] for s in frames], long_side=self._long_side)
         for k, found in enumerate(map_threads(self._photograph, frames)):
             if isinstance(found, _Photograph) and list(found.size) == some.stored_size[0, k].tolist():
                 photographs.append(found)

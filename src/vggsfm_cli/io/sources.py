@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vggsfm_cli.errors import InputError, UsageError
+from vggsfm_cli.reading import read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def find_images(source: Source, *, recursive: bool = False, without: Sequence[Pa
     elif len(items) == 1:
         shown = repr(str(items[0]))
     hidden = {folder.resolve() for folder in without}
-    missing = [item for item in items if not item.exists() and not _is_pattern(item)]
+    missing = [item for item in items if not _exists(item) and not _is_pattern(item)]
     if missing:
         of = f"{len(missing)} of {len(items)} paths are missing." if len(items) > 1 else "Check the path."
         kind = "file or folder" if len(items) == 1 else "file"
@@ -114,6 +115,13 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _exists(item: Path) -> bool:
+    try:
+        return item.exists()
+    except OSError:  # a name that is too long for any file
+        return False
 
 
 def _is_pattern(item: Path) -> bool:
@@ -163,7 +171,7 @@ def _natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
 def _listed(file: Path) -> list[Path]:
     """The paths in a list file; empty lines and those after # do not count."""
     try:
-        lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
+        lines = read_bytes(file).removeprefix(b"\xef\xbb\xbf").splitlines()
     except OSError as error:
         raise InputError(f"The list {str(file)!r} cannot be read: {error.strerror}.", "Check its rights.") from error
     if any(b"\0" in line for line in lines):

@@ -124,7 +124,8 @@ def colorize(reconstruction: Reconstruction, images: ImageSet) -> Reconstruction
 def _colors(images: ImageSet, frame: int, xy: Float[Tensor, "m 2"]) -> Float[Tensor, "m 3"]:
     if images.originals is not None:
         picture = images.originals.color(0, frame)[None]
-        return sample(picture, xy[None].to(picture.dtype))[0].float().cpu()
+        halved = picture.shape[-1] / float(images.stored_size[0, frame, 0])  # less than 1 for giant photographs
+        return sample(picture, halved * xy[None].to(picture.dtype))[0].float().cpu()
     affine = images.stored_from_network[0, frame].cpu().double()
     network = (xy.double() - affine[:, 2]) @ torch.linalg.inv(affine[:, :2]).mT
     return sample(images.pixels[0, frame][None], network[None].to(images.pixels))[0].float().cpu()
