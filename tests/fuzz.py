@@ -49,7 +49,7 @@ from vggsfm_cli.io.images import _read
 from vggsfm_cli.io.intrinsics import read_intrinsics
 from vggsfm_cli.io.masks import read_mask
 from vggsfm_cli.io.sources import find_images
-from vggsfm_cli.job import SceneOptions
+from vggsfm_cli.options import SceneOptions
 from vggsfm_cli.report import image_rows, summarize
 from vggsfm_cli.training.checkpoint import read_checkpoint, write_checkpoint
 from vggsfm_cli.training.config import read_config as read_recipe
