@@ -38,7 +38,7 @@ from vggsfm_cli.triangulation.transformer import TriangulationTransformer, Trian
 
 HERE = Path(__file__).parent
 RUNS = HERE.parent / "runs"
-MAPPING = ("bundle_adjustment", "camera_estimation", "geometry", "refinement", "triangulation")
+MAPPING = ("bundle_adjustment", "camera_estimation", "geometry", "mapping", "triangulation")
 """Parts of the package that decide how tracks become cameras."""
 
 
@@ -102,9 +102,12 @@ def on_renders(options: argparse.Namespace) -> dict[str, Any]:
             pool = dataclasses.replace(pool, scene=dataclasses.replace(pool.scene, frames=size))
         chosen = renders.samples(pool, RUNS, recipe.seed, size, options.scenes)
         areas = renders.cameras(cameras, chosen, 10)
-        base = areas["preliminary"]
         found["cameras"][size] = {
-            name: {"AUC@10": interval(values), "against preliminary": difference(values, base)}
+            name: {
+                "AUC@10": interval(values),
+                "against preliminary": difference(values, areas["preliminary"]),
+                "against Gauss-Newton": difference(values, areas[renders.GAUSS_NEWTON]),
+            }
             for name, values in areas.items()
         }
         print(size, {name: round(sum(v) / len(v), 1) for name, v in areas.items()}, flush=True)
