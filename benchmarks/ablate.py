@@ -202,7 +202,7 @@ BASE, PRELIMINARY = "all classical, learned tracker", "preliminary cameras as th
 def _rows(bench: Bench, items: list[Item], variants: list[Variant], ways: list[str] | None) -> dict[str, Any]:
     if ways:
         variants = [variant for variant in variants if variant.name in (BASE, PRELIMINARY, *ways)]
-    rows = {variant.name: [] for variant in variants}
+    rows: dict[str, list[dict[str, Any]]] = {variant.name: [] for variant in variants}
     for item in items:
         for variant in variants:
             rows[variant.name].append(bench.measure(item, variant))
