@@ -177,9 +177,9 @@ def on_photographs(options: argparse.Namespace) -> dict[str, Any]:
         Variant(name=BASE),
         Variant(name="classical tracker", tracker="classical"),
         Variant(name="covariances not used", weighted=False),
-        Variant(name=PRELIMINARY, starts="estimator"),
-        Variant(name="camera transformer as the only start", starts="estimator", stages=stages, cameras=True),
-        Variant(name="camera transformer as a further start", starts="both", stages=stages, cameras=True),
+        Variant(name=PRELIMINARY, origins="estimator"),
+        Variant(name="camera transformer as the only start", origins="estimator", stages=stages, cameras=True),
+        Variant(name="camera transformer as a further start", origins="both", stages=stages, cameras=True),
         Variant(name="triangulation transformer", stages=stages, points=True),
     ]
     if "together" in models:

@@ -1,6 +1,5 @@
 """Writes docs/cli.md, the reference of all commands, from what the program itself says: ``make docs``."""
 
-import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import Any
 import typer
 from typer.testing import CliRunner
 
-from vggsfm_cli.cli import scene_options
 from vggsfm_cli.cli.app import app
 from vggsfm_cli.cli.failures import EXIT_CODES
+from vggsfm_cli.options import SceneOptions, options_of
 
 FILE = Path(__file__).with_name("cli.md")
 WIDTH = 100
@@ -62,12 +61,10 @@ def help_of(path: tuple[str, ...]) -> str:
 
 
 def option_rows() -> Iterator[str]:
-    for name, parameter in inspect.signature(scene_options.declared).parameters.items():
-        flag, default = name.replace("_", "-"), parameter.default
-        kind = scene_options.settings()[name].kind
-        value = {bool: "true", int: "N", float: "N"}.get(kind, '"..."')
-        shown = "not set" if default is None else str(default).lower() if kind is bool else default
-        yield f"| `--{flag}` | `{scene_options.variable(name)}` | `{flag} = {value}` | {shown} |"
+    for one in options_of(SceneOptions):
+        value = {bool: "true", int: "N", float: "N"}.get(one.kind, '"..."')
+        shown = "not set" if one.default is None else str(one.default).lower() if one.kind is bool else one.default
+        yield f"| `{one.flag}` | `{one.variable}` | `{one.flag.removeprefix('--')} = {value}` | {shown} |"
 
 
 def reference() -> str:

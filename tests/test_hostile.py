@@ -26,7 +26,7 @@ from vggsfm_cli.errors import InputError, UsageError
 from vggsfm_cli.io import read_images
 from vggsfm_cli.io.intrinsics import read_intrinsics
 from vggsfm_cli.io.masks import read_mask
-from vggsfm_cli.job import SceneOptions
+from vggsfm_cli.options import SceneOptions
 
 COUNT = int(os.environ.get("VGGSFM_HOSTILE_FILES", "25"))
 SECONDS = 10.0  # alone on a core none takes one
@@ -103,7 +103,7 @@ def told(path: Path) -> SceneOptions:
 
 def test_configs(tmp_path: Path) -> None:
     options = SceneOptions(seed=7, preset="fast", threads=2, masks=Path("größe"), intrinsics="1,2,3")
-    whole = to_toml({key: value for key, value in options.as_config().items() if value is not None}).encode()
+    whole = to_toml({key: value for key, value in options.as_dict().items() if value is not None}).encode()
     failures = 0
     for seed in range(COUNT):
         path = tmp_path / "config.toml"

@@ -16,10 +16,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vggsfm_cli.devices import moved
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import pose
 
 Record = TypeVar("Record", bound="TensorRecord")
+
+VISIBLE = 0.5
+"""Visibility above which an observation counts, wherever nothing else is said."""
 
 
 class TensorRecord:
@@ -36,8 +40,8 @@ class TensorRecord:
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     def to(self: Record, device: torch.device | str) -> Record:
-        """The same record with every tensor on ``device``."""
-        return self._map(lambda tensor: tensor.to(device))
+        """The same record with every tensor on ``device``, in single precision where that has no double precision."""
+        return self._map(lambda tensor: moved(tensor, device))
 
     def detach(self: Record) -> Record:
         """The same record cut from the graph."""
@@ -178,7 +182,7 @@ class Tracks(TensorRecord):
             valid=self.valid[:, index],
         )
 
-    def visible(self, threshold: float = 0.5) -> Bool[Tensor, "B S N"]:
+    def visible(self, threshold: float = VISIBLE) -> Bool[Tensor, "B S N"]:
         """Observations that count: visibility above ``threshold`` of a valid track."""
         return (self.visibility > threshold) & self.valid[:, None]
 

@@ -16,7 +16,7 @@ from vggsfm_cli.batch.outcome import Outcome, read_finished
 from vggsfm_cli.batch.plan import Scene
 from vggsfm_cli.batch.worker import SceneWorker
 from vggsfm_cli.colmap.files import write_colmap
-from vggsfm_cli.job import SceneOptions
+from vggsfm_cli.options import SceneOptions
 
 
 def run(tmp_path: Path, *, order: str | None = None, force: bool = False, **options: Any) -> Outcome:

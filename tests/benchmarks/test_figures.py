@@ -10,9 +10,7 @@ def test_the_documents_are_current() -> None:
 
 
 def test_what_is_outside_a_block_is_left_alone() -> None:
-    text = (
-        "before\n<!-- figures: sets -->\nSTALE\n<!-- end -->\nA <!-- figure: parameters -->STALE<!-- end --> it\n"
-    )
+    text = "before\n<!-- figures: sets -->\nSTALE\n<!-- end -->\nA <!-- figure: parameters -->STALE<!-- end --> it\n"
     new = figures.renewed(text)
     assert new.startswith("before\n") and "\n<!-- end -->\nA <" in new and new.endswith("<!-- end --> it\n")
     assert "STALE" not in new

@@ -13,7 +13,8 @@ from vggsfm_cli.checkpoints import resolve_model
 from vggsfm_cli.colmap.files import read_colmap
 from vggsfm_cli.errors import InputError, UsageError
 from vggsfm_cli.evaluation.poses import aligned_distances
-from vggsfm_cli.job import Networks, SceneOptions, reconstruct_scene
+from vggsfm_cli.job import Networks, reconstruct_scene
+from vggsfm_cli.options import SceneOptions
 
 av = pytest.importorskip("av")
 

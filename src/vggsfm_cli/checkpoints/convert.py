@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vggsfm_cli.checkpoints import official_v2
 from vggsfm_cli.checkpoints.files import CONFIG_FILE, WEIGHTS_FILE, config_to_json
 from vggsfm_cli.errors import InputError, WeightsUnavailable
 from vggsfm_cli.folders import whole_folder
+from vggsfm_cli.recipes.v2 import weights as v2_weights
 
 SOURCE_FILE = "source.json"
 """Beside the converted weights: where they are from, their SHA-256 and their licence."""
@@ -45,14 +45,14 @@ class PublishedLayout:
     config: Any
 
 
-def official_v2_layout() -> PublishedLayout:
+def v2_layout() -> PublishedLayout:
     """What the published file of VGGSfM v2 holds."""
     return PublishedLayout(
-        expected=official_v2.published_shapes(), rename=official_v2.published_keys(), config=official_v2.V2
+        expected=v2_weights.published_shapes(), rename=v2_weights.published_keys(), config=v2_weights.V2
     )
 
 
-LAYOUTS: dict[str, Callable[[], PublishedLayout]] = {"v2": official_v2_layout}
+LAYOUTS: dict[str, Callable[[], PublishedLayout]] = {"v2": v2_layout}
 """The published files that can be converted, by the name of the model."""
 
 

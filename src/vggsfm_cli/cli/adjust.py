@@ -4,15 +4,18 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
-from vggsfm_cli.cli.choices import Adjuster, Loss, Refinable, adjuster_config, use_threads
+from vggsfm_cli.cli.choices import adjuster_config, use_threads
 from vggsfm_cli.cli.console import console, set_up_logging
+from vggsfm_cli.options import Adjuster, Loss
 
 if TYPE_CHECKING:
     from vggsfm_cli.bundle_adjustment.problem import FreeParameters
+
+Refinable = Literal["focal", "principal-point", "distortion", "poses", "points"]
 
 
 def adjust(
@@ -24,7 +27,7 @@ def adjust(
     refine: Annotated[
         str, typer.Option(help=f"What may change, with commas between: {', '.join(get_args(Refinable))}.")
     ] = "poses,points,focal,distortion",
-    loss: Annotated[Loss, typer.Option(help="Of the reprojection error; ceres knows no geman-mcclure.")] = "none",
+    loss: Annotated[Loss, typer.Option(help="Of the reprojection error; ceres knows no geman-mcclure.")] = Loss.NONE,
     loss_scale: Annotated[float, typer.Option(help="Pixels beyond which an error counts less.", min=1e-6)] = 1.0,
     iterations: Annotated[int, typer.Option(help="Steps at most.", min=1)] = 100,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result in DIR.")] = False,
@@ -48,7 +51,6 @@ def adjust(
     from vggsfm_cli.bundle_adjustment.problem import RobustLoss
     from vggsfm_cli.bundle_adjustment.sparse import adjust_reconstruction
     from vggsfm_cli.colmap.files import check_writable, read_colmap, write_colmap
-    from vggsfm_cli.geometry import robust
 
     check_writable(out, overwrite=overwrite)
     use_threads(threads)
@@ -57,7 +59,7 @@ def adjust(
         read_colmap(model),
         solver,
         free=free,
-        loss=RobustLoss(kind=robust.Loss(loss.replace("-", "_")), scale=loss_scale),
+        loss=RobustLoss(kind=loss, scale=loss_scale),
     )
     report = {
         "model": str(model),

@@ -17,6 +17,7 @@ from vggsfm_cli.cli.failures import EXIT_CODE_HELP, explained
 from vggsfm_cli.cli.inspect import inspect
 from vggsfm_cli.cli.reconstruct import reconstruct
 from vggsfm_cli.cli.report import report
+from vggsfm_cli.cli.scene_options import GroupedHelp
 from vggsfm_cli.cli.synth import synth
 from vggsfm_cli.cli.train import train
 from vggsfm_cli.cli.view import view
@@ -58,8 +59,8 @@ def _root(
     del show_version
 
 
-app.command(epilog=EXIT_CODE_HELP)(explained(reconstruct))
-app.command(epilog=EXIT_CODE_HELP)(explained(batch))
+app.command(cls=GroupedHelp, epilog=EXIT_CODE_HELP)(explained(reconstruct))
+app.command(cls=GroupedHelp, epilog=EXIT_CODE_HELP)(explained(batch))
 app.command(epilog=EXIT_CODE_HELP)(explained(train))
 app.command()(explained(inspect))
 app.command(epilog=EXIT_CODE_HELP)(explained(report))

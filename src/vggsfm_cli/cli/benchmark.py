@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vggsfm_cli.cli.choices import Device, Precision, choose_device
 from vggsfm_cli.cli.console import StageProgress, console, set_up_logging
 from vggsfm_cli.cli.failures import EXIT_CODE_HELP, explained
+from vggsfm_cli.options import Device, Precision, ReconstructOptions
 
 if TYPE_CHECKING:
     from vggsfm_cli.evaluation.datasets import PosedScene, Unreadable
@@ -53,8 +53,8 @@ class _Run:
         measure: Callable[..., dict[str, Any]],
     ) -> None:
         from vggsfm_cli.checkpoints import resolve_model
+        from vggsfm_cli.devices import choose_device
         from vggsfm_cli.evaluation.benchmark import BenchmarkConfig, run_benchmark, to_markdown
-        from vggsfm_cli.pipeline import ReconstructOptions
 
         device = choose_device(self.device)
         config = BenchmarkConfig(options=ReconstructOptions(seed=self.seed, precision=self.precision))

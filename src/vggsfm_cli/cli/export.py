@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from vggsfm_cli.cli.choices import ExportTarget
 from vggsfm_cli.cli.console import StageProgress, console, set_up_logging
+from vggsfm_cli.options import ExportTarget
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, or a folder of models.")]
 Images = Annotated[Path, typer.Option(help="Folder of the photographs the model was made of.", metavar="DIR")]

@@ -2,22 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from vggsfm_cli.cli.choices import choose_adjuster, choose_device, use_threads
+from vggsfm_cli.cli.choices import choose_adjuster, use_threads
 from vggsfm_cli.cli.console import StageProgress, set_up_logging
 from vggsfm_cli.cli.scene_options import takes_scene_options
 from vggsfm_cli.cli.summary import print_summary
-
-if TYPE_CHECKING:
-    from vggsfm_cli.job import SceneOptions
+from vggsfm_cli.options import SceneOptions
 
 
 @takes_scene_options
 def reconstruct(
-    options: "SceneOptions",
+    options: SceneOptions,
     images: Annotated[
         list[Path],
         typer.Argument(
@@ -44,6 +42,7 @@ def reconstruct(
     Example: vggsfm reconstruct walk.mp4 --out walk/ --undistort splat/
     """
     set_up_logging(verbose, quiet)
+    from vggsfm_cli.devices import choose_device
     from vggsfm_cli.job import check_places, load_networks, reconstruct_scene, require_registered
 
     check_places(out, undistort, overwrite=overwrite)

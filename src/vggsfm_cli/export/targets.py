@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from vggsfm_cli import __version__, folders
 from vggsfm_cli.colmap.files import write_model
@@ -14,11 +14,12 @@ from vggsfm_cli.export.instant_ngp import write_instant_ngp
 from vggsfm_cli.export.nerfstudio import write_nerfstudio
 from vggsfm_cli.export.photographs import find_photographs
 from vggsfm_cli.io.ply import write_ply
+from vggsfm_cli.options import ExportTarget
 from vggsfm_cli.scene import ProgressCallback, Reconstruction, silent
 
 UNDISTORTED_TARGETS = ("3dgs", "gsplat")
 PICTURE_TARGETS = (*UNDISTORTED_TARGETS, "nerfstudio", "instant-ngp")
-TARGETS = (*PICTURE_TARGETS, "ply", "txt")
+TARGETS: tuple[str, ...] = get_args(ExportTarget)
 
 RECORD = "export.json"
 """In every export: what it is. Only a folder with this file is ever replaced."""

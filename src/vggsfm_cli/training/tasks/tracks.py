@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vggsfm_cli.checkpoints.files import xfeat_state
 from vggsfm_cli.evaluation.metrics import inside_ellipse
 from vggsfm_cli.scene import CameraPriors, ImageSet, TensorRecord
 from vggsfm_cli.threads import one_thread_each
@@ -22,6 +21,7 @@ from vggsfm_cli.tracking.evidence import Evidence, LogOddsConfig, Verdict
 from vggsfm_cli.tracking.starts import StartConfig
 from vggsfm_cli.tracking.tracker import CoarseToFineTracker, CoarseToFineTrackerConfig
 from vggsfm_cli.tracking.transformer import TrackTransformerConfig
+from vggsfm_cli.tracking.xfeat import xfeat_state
 from vggsfm_cli.training.data import Example, Pool, PoolConfig
 from vggsfm_cli.training.losses import mahalanobis_squared, position_loss, visibility_loss
 from vggsfm_cli.training.task import Task, seed_of
@@ -200,7 +200,7 @@ class TracksTask(Task):
 
 def average_precision(logit: Float[Tensor, " K"], right: Bool[Tensor, " K"]) -> float:
     """Area under precision over recall, by rank."""
-    hits = right[logit.argsort(descending=True, stable=True)].double()
+    hits = right[logit.argsort(descending=True, stable=True)].cpu().double()
     precision = hits.cumsum(0) / torch.arange(1, len(hits) + 1, device=hits.device)
     return float((precision * hits).sum() / hits.sum().clamp(min=1))
 

@@ -1,0 +1,275 @@
+"""What a user may choose about one scene, each choice declared once: type, default, help, unit and range.
+
+The command line, the environment, config files and batches derive their options from these classes, which therefore
+import nothing heavy. A field has one name everywhere: ``long_side`` is ``--long-side``, ``VGGSFM_LONG_SIDE`` in the
+environment and ``long-side`` in a file.
+"""
+
+import dataclasses
+from dataclasses import KW_ONLY, dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from vggsfm_cli.errors import UsageError
+
+CameraModel = Literal["SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE"]
+CameraMode = Literal["auto", "single", "per-folder", "per-image"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["float32", "bfloat16", "float16"]
+"""Names of torch's types that the networks may run in; geometry is always float32 or more."""
+Preset = Literal["auto", "small", "fast", "v2"]
+"""How tracks are chosen and become cameras and points; each but ``auto`` is a row of a recipe's ``PRESETS``."""
+QuerySource = Literal["auto", "aliked", "sift", "xfeat", "grid"]
+"""What finds the points where the tracks of v2 start."""
+AutoChoice = Literal["auto", "yes", "no"]
+Adjuster = Literal["schur", "theseus", "ceres"]
+
+ExportTarget = Literal["3dgs", "gsplat", "nerfstudio", "instant-ngp", "ply", "txt"]
+"""Programs that ``export`` writes for."""
+
+
+class Loss(StrEnum):
+    """Robust losses of an adjustment."""
+
+    NONE = "none"
+    HUBER = "huber"
+    CAUCHY = "cauchy"
+    GEMAN_MCCLURE = "geman-mcclure"
+
+
+Group = Literal["Input", "Cameras", "Speed and memory", "Output", "Advanced"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+"""Headings of the help, in their order."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What is said of a choice beside its type and default.
+
+    Attributes:
+        help: one sentence.
+        group: where the help shows it.
+        unit: of a number, or what a text holds; empty if the type says enough.
+        minimum: smallest number allowed.
+        shapes_result: whether another value can change what is written.
+    """
+
+    help: str
+    group: Group
+    _: KW_ONLY
+    unit: str = ""
+    minimum: int | float | None = None
+    shapes_result: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """A field of a class of options.
+
+    Attributes:
+        name: of the field.
+        annotation: its type.
+        kind: what a value is, if there is one; of a choice among texts ``str``.
+        choices: the texts to choose from, if it has such.
+        default: None where something else decides.
+        about: what is said of it.
+    """
+
+    name: str
+    annotation: Any
+    kind: type[bool] | type[int] | type[float] | type[str]
+    choices: tuple[str, ...]
+    default: Any
+    about: About
+
+    @property
+    def flag(self) -> str:
+        """On the command line."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def variable(self) -> str:
+        """In the environment."""
+        return f"VGGSFM_{self.name.upper()}"
+
+    def check(self, value: Any) -> None:
+        """Refuse a value out of range.
+
+        Raises:
+            UsageError: it is too small, or none of the choices.
+        """
+        lowest = self.about.minimum
+        if value is not None and lowest is not None and value < lowest:
+            raise UsageError(
+                f"{self.flag} is {value}, and may not be below {lowest:g}.", f"Choose another {self.flag}."
+            )
+        if value is not None and self.choices and value not in self.choices:
+            raise UsageError(f"{self.flag} cannot be {value!r}.", f"Choose one of: {', '.join(self.choices)}.")
+
+
+def options_of(declared: type) -> tuple[Option, ...]:
+    """The options that a class declares, group by group."""
+    hints = get_type_hints(declared, include_extras=True)
+    found = []
+    for item in dataclasses.fields(declared):
+        annotation, about = get_args(hints[item.name])
+        kind = annotation
+        if get_origin(kind) is not Literal:
+            kind = next((part for part in get_args(kind) if part is not NoneType), kind)
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        found.append(
+            Option(
+                name=item.name,
+                annotation=annotation,
+                kind=str if choices or kind is Path else kind,
+                choices=choices,
+                default=item.default,
+                about=about,
+            )
+        )
+    return tuple(sorted(found, key=lambda one: GROUPS.index(one.about.group)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructOptions:
+    """What ``reconstruct`` may be told; the settings of its steps are the fields of the recipes.
+
+    Raises:
+        UsageError: a value out of its range.
+    """
+
+    preset: Annotated[
+        Preset, About("auto: what belongs to the model; fast: fewer tracks, about half the time.", "Speed and memory")
+    ] = "auto"
+    query_points: Annotated[
+        int | None,
+        About(
+            "Tracks a frame starts; if not given 1024, with fast 512, with v2 2048.",
+            "Speed and memory",
+            unit="N",
+            minimum=16,
+        ),
+    ] = None
+    long_side: Annotated[
+        int, About("Long side of the pictures the networks see.", "Speed and memory", unit="PX", minimum=64)
+    ] = 1024
+    max_memory: Annotated[
+        float | None,
+        About(
+            "Memory for networks and tracks, on a GPU its own; if not given what is free.",
+            "Speed and memory",
+            unit="GB",
+            minimum=0.1,
+            shapes_result=False,
+        ),
+    ] = None
+    refine_principal_point: Annotated[
+        AutoChoice, About("Free it in the last adjustment; auto: where the views determine it.", "Advanced")
+    ] = "auto"
+    extra_points: Annotated[
+        int, About("Points to look for between the others, for dense models.", "Output", unit="N", minimum=0)
+    ] = 0
+    queries: Annotated[
+        QuerySource, About("Where tracks of v2 start; auto: aliked if installed, else sift.", "Advanced")
+    ] = "auto"
+    precision: Annotated[Precision, About("Of the networks; geometry is always float32 or more.", "Advanced")] = (
+        "float32"
+    )
+    seed: Annotated[
+        int, About("Of all random choices; equal seeds give equal results.", "Advanced", unit="N", minimum=0)
+    ] = 0
+
+    def __post_init__(self) -> None:
+        for one in options_of(type(self)):
+            one.check(getattr(self, one.name))
+        if self.seed >= 2**63:
+            raise UsageError(f"The seed {self.seed} is not from 0 to 2^63 - 1.", "Choose another --seed.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneOptions(ReconstructOptions):
+    """All about one scene from photographs on the disk to models on the disk.
+
+    Raises:
+        UsageError: a value out of its range, or a combination that makes no sense.
+    """
+
+    recursive: Annotated[bool, About("Enter the folders in IMAGES; names are then relative paths.", "Input")] = False
+    masks: Annotated[
+        Path | None, About("Folder of masks: NAME.jpg.png or NAME.png, black = ignore.", "Input", unit="DIR")
+    ] = None
+    mask_invert: Annotated[bool, About("In the masks, white = ignore.", "Input")] = False
+    sequential: Annotated[
+        bool | None, About("Reconstruct in the order of the names; if not given, only a video.", "Input")
+    ] = None
+    fps: Annotated[
+        float, About("Pictures a second of film, the sharpest of each moment.", "Input", unit="N", minimum=0.01)
+    ] = 4.0
+    max_frames: Annotated[
+        int | None, About("Pictures of a video at most, spread over all of it.", "Input", unit="N", minimum=2)
+    ] = None
+    camera_model: Annotated[CameraModel, About("COLMAP's camera model.", "Cameras")] = "SIMPLE_RADIAL"
+    camera_mode: Annotated[CameraMode, About("Which images share a camera; auto goes by size and EXIF.", "Cameras")] = (
+        "auto"
+    )
+    intrinsics: Annotated[
+        str | None,
+        About(
+            "Known cameras: numbers in the model's order, without the distortion if it is not known; a JSON file; or a "
+            "COLMAP model.",
+            "Cameras",
+            unit="f,cx,cy|fx,fy,cx,cy,...|PATH",
+        ),
+    ] = None
+    device: Annotated[Device, About("Where the networks run.", "Speed and memory", shapes_result=False)] = "auto"
+    threads: Annotated[
+        int | None,
+        About("CPU threads; all cores if not given.", "Speed and memory", unit="N", minimum=1, shapes_result=False),
+    ] = None
+    overview: Annotated[bool, About("Draw DIR/overview.png.", "Output")] = True
+    report: Annotated[bool, About("Write DIR/report.html: one page with all there is to see.", "Output")] = False
+    min_registered: Annotated[
+        int,
+        About(
+            "Exit with 5 if the largest model has fewer images than this.",
+            "Output",
+            unit="N",
+            minimum=0,
+            shapes_result=False,
+        ),
+    ] = 0
+    legacy_colmap: Annotated[bool, About("Leave out rigs.bin and frames.bin, for older readers.", "Output")] = False
+    model: Annotated[
+        str,
+        About(
+            "auto: v2 on CUDA if it is downloaded, else small; v2 is experimental.",
+            "Advanced",
+            unit="auto|small|v2|DIR|hf:REPO@REV",
+        ),
+    ] = "auto"
+    revision: Annotated[str | None, About("Branch, tag or commit of a model on the Hub.", "Advanced", unit="REV")] = (
+        None
+    )
+    offline: Annotated[bool, About("Never use the network.", "Advanced", shapes_result=False)] = False
+    adjuster: Annotated[
+        Adjuster | None,
+        About(
+            "Solver of the last adjustments; the model's own if not given. ceres weighs all points alike.", "Advanced"
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mask_invert and self.masks is None:
+            raise UsageError("--mask-invert says how to read masks, and there are none.", "Add --masks DIR.")
+        if self.intrinsics is not None and self.refine_principal_point == "yes":
+            raise UsageError(
+                "--refine-principal-point yes would change what --intrinsics says is known.",
+                "Leave out one of the two.",
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON types, for ``report.json``."""
+        return {**dataclasses.asdict(self), "masks": None if self.masks is None else str(self.masks)}
