@@ -25,7 +25,7 @@ from vggsfm_cli.cli.weights import weights
 
 app = typer.Typer(
     name="vggsfm",
-    help="Structure from motion: photographs in, a COLMAP model out.",
+    help="Structure from motion: reconstruct a COLMAP model from images.",
     epilog=EXIT_CODE_HELP,
     no_args_is_help=True,
     add_completion=False,

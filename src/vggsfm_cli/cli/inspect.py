@@ -14,9 +14,9 @@ def inspect(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, or a folder of models.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a COLMAP model holds: cameras, images, errors.
+    """Summarise a COLMAP model: cameras, images, errors.
 
-    Models of any COLMAP version can be read, binary or text.
+    Reads models of any COLMAP version, binary or text.
 
     Example: vggsfm inspect sparse/0
     """
