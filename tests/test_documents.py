@@ -66,3 +66,50 @@ def test_versions_agree() -> None:
     assert f"version: {vggsfm_cli.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     (torch,) = re.findall(r"^TORCH \?= (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert f"ARG TORCH={torch}\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+
+
+ODD = (
+    "one a connected group",
+    "way back",
+    "before anyone knows the truth",
+    "of all random choices",
+    "is all here that",
+    "differ by a rotation",
+    "agree with no model",
+    "whole every time",
+    "what there is to say",
+    "not believed",
+    "goes by symptom",
+    "as ever.",
+)
+"""Phrases that readers had to guess the meaning of; the glossary has the terms instead."""
+TEXTS = [*DOCUMENTS, *(path for folder in ("src", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py")))]
+
+
+def odd_phrases(text: str) -> list[str]:
+    """Those of ``ODD`` in a text, also where a line ends within them."""
+    plain = " ".join(text.lower().split())
+    return [phrase for phrase in ODD if phrase in plain]
+
+
+def test_texts_are_written_in_the_terms_of_the_field() -> None:
+    found = {path.relative_to(ROOT).as_posix(): odd_phrases(path.read_text(encoding="utf-8")) for path in TEXTS}
+    assert {name: phrases for name, phrases in found.items() if phrases} == {}
+
+
+def test_odd_phrases_are_found_across_lines() -> None:
+    assert odd_phrases("a list, one a\n    connected group") == ["one a connected group"]
+
+
+LONGEST_MEAN = 25
+"""Words of a sentence, on average."""
+
+
+def test_sentences_of_the_readme_are_short() -> None:
+    text = re.sub(r"^```.*?^```", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^([|#!<]| {4}).*$", "\n", text, flags=re.MULTILINE)
+    sentences = [
+        part.split() for part in re.split(r"(?<=[.:;])\s|\n\s*\n|^- |^\d+\. ", text, flags=re.MULTILINE) if part.strip()
+    ]
+    assert len(sentences) > 30
+    assert sum(map(len, sentences)) / len(sentences) <= LONGEST_MEAN

@@ -40,7 +40,7 @@ def report(
     source = images or _images_of_run(run)
     photographs = photographs_in(source) if source is not None else None
     if photographs is None and not quiet:
-        say("There are no photographs at hand; --images DIR shows them.")
+        say("The images were not found, so the page has none; name their folder with --images DIR.")
     models = [read_colmap(folder) for folder in folders]
     with StageProgress(quiet).drawing() as progress:
         save_html_report(

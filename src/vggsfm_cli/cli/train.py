@@ -77,7 +77,7 @@ def train(
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Within this block, Ctrl-C and SIGTERM set an event; a second one ends the program as ever."""
+    """Within this block, Ctrl-C and SIGTERM set an event; a second one ends the program at once."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield event

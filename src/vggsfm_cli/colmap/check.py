@@ -1,6 +1,6 @@
 """Whether the binary files of a model hold as much as they say.
 
-COLMAP's reader believes every count in a file: a damaged one makes it ask for terabytes, or run for hours. So the
+COLMAP's reader trusts every count in a file: a damaged one makes it ask for terabytes, or run for hours. So the
 counts are followed here first, record by record. The formats are those of COLMAP's documentation.
 """
 
