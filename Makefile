@@ -3,6 +3,8 @@
 # make check  lint, format, types, direction of imports
 # make fuzz   100,000 damaged files through every reader: an hour; FUZZ_ARGS="--mutations 2000" for less
 # make faults  let every write, rename and sync of every command fail, one at a time: a quarter of an hour
+# make site   build the documentation as a site in build/site; fails on a broken link
+# make release  build the source distribution and the wheel in dist/, check them, and try the wheel outside the checkout
 # make docs   write docs/cli.md, the reference of all commands, from their help
 # make bench  reconstruct the scenes in $VGGSFM_BENCH, also with COLMAP's SIFT, and compare with their truth: an hour;
 #             BENCH_ARGS="--scenes fox --bags full,3 --only vggsfm" for a part, BENCH_ARGS=--timing for wall time
@@ -24,7 +26,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PINS := $(if $(TORCH),torch==$(TORCH))
 
-.PHONY: setup demo test check fuzz faults docs bench bench-ba bench-sequence bench-v2 ablate figures eval-tracks clean
+.PHONY: setup demo test check fuzz faults docs site release bench bench-ba bench-sequence bench-v2 ablate figures eval-tracks clean
 
 setup: $(VENV)/.test $(VENV)/.dev
 
@@ -48,6 +50,20 @@ faults: $(VENV)/.test
 
 docs: $(VENV)/.package
 	$(BIN)/python docs/generate.py
+
+site: $(VENV)/.site
+	$(BIN)/mkdocs build --strict
+
+release: $(VENV)/.release
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	@set -e; trial=$$(mktemp -d); trap 'rm -rf "$$trial"' EXIT; wheel=$$(ls "$$PWD"/dist/*.whl); \
+	$(BIN)/python -m venv "$$trial/venv"; \
+	"$$trial/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$$wheel" $(PINS); \
+	cd "$$trial"; \
+	venv/bin/vggsfm --help > /dev/null; \
+	venv/bin/vggsfm doctor
 
 bench: $(VENV)/.package
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
@@ -89,4 +105,12 @@ $(VENV)/.test: Makefile $(VENV)/.package
 
 $(VENV)/.dev: $(VENV)/.package
 	$(PIP) --editable '.[dev]' $(PINS)
+	@touch $@
+
+$(VENV)/.site: $(VENV)/.package
+	$(PIP) --editable '.[site]' $(PINS)
+	@touch $@
+
+$(VENV)/.release: $(VENV)/.package
+	$(PIP) --editable '.[release]' $(PINS)
 	@touch $@

@@ -72,7 +72,7 @@ def _parse(path: Path) -> dict[str, object]:
         raise UsageError(f"{str(path)!r} is not written in UTF-8.", "Save it as UTF-8.") from error
     except (ValueError, RecursionError) as error:
         reason = (str(error).splitlines() or [""])[0] if isinstance(error, ValueError) else "it is nested too deeply"
-        raise UsageError(f"{str(path)!r} is no TOML: {reason}.", "Write lines such as: seed = 7") from error
+        raise UsageError(f"{str(path)!r} is not valid TOML: {reason}.", "Write lines such as: seed = 7") from error
 
 
 def _checked(path: Path, key: str, value: object, setting: Setting) -> Value:

@@ -32,7 +32,7 @@ def reconstruct(
         recipe: other settings of the steps; what the model and the preset name if None.
 
     Returns:
-        The models, one a connected group of images, largest first, with points in color; and what there is to say of
+        The models, one for each connected group of images, largest first, with points in color; and facts about
         the run.
 
     Raises:

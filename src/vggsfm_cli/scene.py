@@ -255,7 +255,7 @@ class Cameras(TensorRecord):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Points(TensorRecord):
-    """3D points, one a track."""
+    """3D points, one per track."""
 
     xyz_world: Float[Tensor, "B N 3"]
     valid: Bool[Tensor, "B N"]

@@ -64,7 +64,7 @@ def test_list_files(folder: Path, tmp_path: Path) -> None:
     assert found.names == ("right/a 2.jpg", "a 10.jpg", "left/写真 1.bmp") and found.root == folder
     (tmp_path / "absolute.txt").write_text(f"{folder}/left/写真 1.bmp\n{folder}/left/deep/b.webp\n")
     assert names(tmp_path / "absolute.txt") == ("写真 1.bmp", "deep/b.webp")
-    for content, said in ((b"", "is empty"), (b"a\0b", "no list"), (b"missing.jpg\na 2.jpg", "No such file")):
+    for content, said in ((b"", "is empty"), (b"a\0b", "not a list"), (b"missing.jpg\na 2.jpg", "No such file")):
         (folder / "list.txt").write_bytes(content)
         with pytest.raises(InputError, match=said):
             find_images(folder / "list.txt")

@@ -155,7 +155,7 @@ def choose_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
         return _slurm_shard(environment)
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise UsageError(f"{text!r} is no shard.", "Shards are counted from 1: --shard 1/4 to --shard 4/4, or auto.")
+        raise UsageError(f"{text!r} is not a shard.", "Shards are counted from 1: --shard 1/4 to --shard 4/4, or auto.")
     return int(match[1]), int(match[2])
 
 

@@ -117,7 +117,7 @@ def _relative_focal(images: ImageSet, params: Float[Tensor, "C P"], cameras: lis
 
 
 def _belief(images: ImageSet, params: Float[Tensor, "C P"], cameras: list[int]) -> float:
-    """How far to believe several focal lengths before looking at the views: 1 at the prior, with long tails.
+    """Prior weight of several focal lengths: 1 at the prior, with long tails.
 
     Cameras that each have a focal length of their own can all get longer together and explain ever a little more. A
     single one that all frames share cannot, and is left to the views.

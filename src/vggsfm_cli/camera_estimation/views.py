@@ -48,7 +48,7 @@ class TrackViews(TensorRecord):
 
     Attributes:
         xy: less the principal point, halves.
-        weight: how far each observation is believed, 0 to 1.
+        weight: weight of each observation, 0 to 1.
         deviation: of ``xy``, halves.
         same_camera: weights that average over the frames of one physical camera.
         log_focal: what is expected of the focal length, in halves, before anything is seen.

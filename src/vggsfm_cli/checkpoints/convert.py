@@ -121,7 +121,7 @@ def read_published(file: Path) -> dict[str, Tensor]:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise WeightsUnavailable(
-            f"{str(file)!r} is truncated or no file of torch: {_first_sentence(error)}", WRONG_FILE
+            f"{str(file)!r} is truncated or not a file of torch: {_first_sentence(error)}", WRONG_FILE
         ) from error
     if not isinstance(state, dict):
         raise WeightsUnavailable(f"{str(file)!r} holds a {type(state).__name__}, not named tensors.", WRONG_FILE)

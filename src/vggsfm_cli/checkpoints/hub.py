@@ -225,7 +225,7 @@ def _network_failure(source: HubFile, error: Exception) -> WeightsUnavailable | 
     if "TimeoutException" in kinds or isinstance(error, TimeoutError):
         return WeightsUnavailable(
             f"{constants.ENDPOINT} did not answer in time.",
-            f"Check the network; HF_HUB_DOWNLOAD_TIMEOUT sets the patience in seconds. {retry}",
+            f"Check the network; HF_HUB_DOWNLOAD_TIMEOUT sets the time limit in seconds. {retry}",
         )
     if kinds & {"TransportError", "RequestError", "ConnectionError"}:
         return WeightsUnavailable(

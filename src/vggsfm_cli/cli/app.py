@@ -46,7 +46,7 @@ class _Program(typer.Typer):
 
 app = _Program(
     name="vggsfm",
-    help="Structure from motion: photographs in, a COLMAP model out.",
+    help="Structure from motion: reconstruct a COLMAP model from images.",
     epilog=EXIT_CODE_HELP,
     no_args_is_help=True,
     add_completion=False,

@@ -23,9 +23,9 @@ Parameters = ParamSpec("Parameters")
 EXIT_CODES = {
     0: "done",
     1: "internal error",
-    2: "usage: an option or a combination that makes no sense",
-    3: "input that cannot be read, or not enough of it",
-    4: "reconstruction failed, or that of any scene of a batch",
+    2: "usage: an invalid option or combination of options",
+    3: "input that cannot be read, or too little input",
+    4: "reconstruction failed, or that of at least one scene of a batch",
     5: "fewer images registered than --min-registered (the model is written)",
     6: "weights unavailable",
     7: "out of memory",

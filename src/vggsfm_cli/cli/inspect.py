@@ -23,9 +23,9 @@ def inspect(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result in DIR.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a COLMAP model holds: cameras, images, errors.
+    """Summarise a COLMAP model: cameras, images, errors.
 
-    Models of any COLMAP version can be read, binary or text. A damaged one is refused; --check lists all faults, and
+    Reads models of any COLMAP version, binary or text. A damaged one is refused; --check lists all faults, and
     --repair keeps what does not depend on them.
 
     Example: vggsfm inspect sparse/0

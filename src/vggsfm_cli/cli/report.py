@@ -14,17 +14,18 @@ def report(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, or a folder of models.")],
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of the photographs; if not given, the one in report.json.", metavar="DIR"),
+        typer.Option(help="Folder of the images; by default the one in report.json.", metavar="DIR"),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Page to write.", metavar="FILE")] = Path("report.html"),
-    title: Annotated[str | None, typer.Option(help="Of the page; if not given, the name of the folder.")] = None,
+    out: Annotated[Path, typer.Option(help="HTML file to write.", metavar="FILE")] = Path("report.html"),
+    title: Annotated[str | None, typer.Option(help="Title of the page; by default the name of the folder.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")] = False,
 ) -> None:
     """Write an HTML page about a model.
 
-    It shows points and cameras in 3D, the photographs with tracks and reprojections, and figures. It is one file that
-    needs no network. Any COLMAP model will do; a report.json beside it adds reasons, confidence, times and licence.
+    The page shows points and cameras in 3D, the images with tracks and reprojections, and statistics. It is one file
+    and needs no network. It works for any COLMAP model. A report.json beside the model adds confidence, times and
+    licence, and the reasons why images are not registered.
 
     Example: vggsfm report sparse/ --images photos/ --out report.html
     """
@@ -40,7 +41,7 @@ def report(
     source = images or _images_of_run(run)
     photographs = photographs_in(source) if source is not None else None
     if photographs is None and not quiet:
-        say("There are no photographs at hand; --images DIR shows them.")
+        say("The images were not found, so the page has none; name their folder with --images DIR.")
     models = [read_colmap(folder) for folder in found]
     with claimed(out.resolve()), StageProgress(quiet).drawing() as progress:
         save_html_report(

@@ -19,26 +19,28 @@ RUNS = Path("runs")
 
 
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The recipe: what is trained and how.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run from its last checkpoint.")] = False,
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Recipe of the training.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run from its last checkpoint.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; runs/NAME if not given.", metavar="DIR", show_default=False)
+        Path | None, typer.Option(help="Folder of the run; by default runs/NAME.", metavar="DIR", show_default=False)
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps in all, instead of the recipe's.", min=1)] = None,
-    device: Annotated[Device, typer.Option(help="Where the networks are trained.")] = "auto",
+    steps: Annotated[
+        int | None, typer.Option(help="Total number of steps, instead of that in the recipe.", min=1)
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Device for training.")] = "auto",
     stop_after_minutes: Annotated[
-        float | None, typer.Option(help="Write a checkpoint and stop after so many minutes.", min=0)
+        float | None, typer.Option(help="Write a checkpoint and stop after this many minutes.", min=0)
     ] = None,
     stop_after_steps: Annotated[
-        int | None, typer.Option(help="Write a checkpoint and stop after so many steps.", min=1)
+        int | None, typer.Option(help="Write a checkpoint and stop after this many steps.", min=1)
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")] = False,
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.")] = 0,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="More messages; -vv shows all.")] = 0,
 ) -> None:
-    """Train a part of the model.
+    """Train one stage of the networks.
 
-    Writes checkpoints, log.jsonl and curves.png into the run's folder and prints the path of the exported weights.
-    Ctrl-C writes a checkpoint too; --resume goes on from it.
+    Writes checkpoints, log.jsonl and curves.png to the folder of the run and prints the path of the exported weights.
+    Ctrl-C writes a checkpoint; --resume continues from it.
 
     Example: vggsfm train benchmarks/training/smoke.toml
     """
@@ -77,7 +79,7 @@ def train(
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Within this block, Ctrl-C and SIGTERM set an event; a second one ends the program as ever."""
+    """Within this block, Ctrl-C and SIGTERM set an event; a second one ends the program at once."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield event

@@ -50,7 +50,7 @@ def without_distortion(camera: PhysicalCamera, blank_pixels: float = 0.0) -> Phy
     params = np.array(found.params, dtype=np.float64)
     if not np.isfinite(params).all() or min(found.width, found.height) < 1:
         raise InputError(
-            f"The lens of a {camera.model} camera bends too much to be undistorted.",
+            f"The distortion of a {camera.model} camera is too strong to be undistorted.",
             "Its distortion parameters may be wrong: look at them with `vggsfm inspect`.",
         )
     return PhysicalCamera(model="PINHOLE", width=int(found.width), height=int(found.height), params=params)

@@ -1,4 +1,4 @@
-"""Photographs become an ``ImageSet``: upright for the network, with the way back to the stored pixels."""
+"""Photographs become an ``ImageSet``: upright for the network, with the map to stored pixels."""
 
 import logging
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class PhotographSet(ImageSet):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Photograph:
-    """One decoded file: small upright pixels, which of them are to be used, and the way back."""
+    """One decoded file: small upright pixels, which of them are usable, and the map to stored pixels."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
     keep: Bool[np.ndarray, "h w"]

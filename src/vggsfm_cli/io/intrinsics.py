@@ -101,7 +101,7 @@ def _check(camera: KnownCamera) -> None:
     if count not in (len(names), without):
         or_without = f", or {without} without the distortion" if without < len(names) else ""
         raise UsageError(
-            f"{count} numbers are no intrinsics of {camera.model}.",
+            f"{count} numbers are not the intrinsics of {camera.model}.",
             f"It has {len(names)}: {','.join(names)}{or_without}. --camera-model chooses another.",
         )
     if not all(math.isfinite(value) for value in camera.params):
@@ -214,7 +214,7 @@ def assign_cameras(
         if len(of_one) > 1:
             raise UsageError(
                 f"--intrinsics gives one camera for photographs of {len(of_one)} sizes.",
-                "Give a JSON file with one camera a size.",
+                "Give a JSON file with one camera per size.",
             )
     return found
 
@@ -228,7 +228,7 @@ def _fitting(known: Sequence[KnownCamera], name: str, size: tuple[int, int]) -> 
         width, height = known[by_name[0]].size or size
         raise InputError(
             f"{name} has {size[0]} x {size[1]} pixels, its camera in --intrinsics {width} x {height}.",
-            "Cameras are those of the files as stored; give the pictures they were made for.",
+            "Intrinsics refer to the stored files; give the images that they were made for.",
         )
     return fitting[0] if fitting else None
 

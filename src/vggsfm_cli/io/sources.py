@@ -175,10 +175,10 @@ def _listed(file: Path) -> list[Path]:
     except OSError as error:
         raise InputError(f"The list {str(file)!r} cannot be read: {error.strerror}.", "Check its rights.") from error
     if any(b"\0" in line for line in lines):
-        raise InputError(f"{str(file)!r} is no list of files.", "A list holds one path a line.")
+        raise InputError(f"{str(file)!r} is not a list of files.", "A list has one path per line.")
     paths = [Path(os.fsdecode(line.strip())) for line in lines if line.strip() and not line.lstrip().startswith(b"#")]
     if not paths:
-        raise InputError(f"The list {str(file)!r} is empty.", "A list holds one path a line.")
+        raise InputError(f"The list {str(file)!r} is empty.", "A list has one path per line.")
     return [file.parent / path for path in paths]
 
 

@@ -136,7 +136,7 @@ def extract_frames(
 
 def _check(config: VideoConfig, video: Path) -> None:
     if not config.fps > 0 or not math.isfinite(config.fps):
-        raise UsageError(f"{config.fps} frames a second make no film.", "Give --fps a number above 0.")
+        raise UsageError(f"{config.fps} is not a valid number of frames per second.", "Give --fps a number above 0.")
     if config.max_frames is not None and config.max_frames < 2:  # noqa: PLR2004
         raise UsageError(f"{config.max_frames} frames are too few.", "Give --max-frames a number of at least 2.")
     if not video.is_file():
@@ -168,7 +168,7 @@ def _opened(video: Path) -> "Iterator[InputContainer]":
 def _extent(container: "InputContainer", video: Path) -> tuple[float, float]:
     """Time of the first frame, and seconds to the end of the last one, from the packets, without decoding any."""
     if not container.streams.video:
-        raise InputError(f"{str(video)!r} holds no video.", "Is it a sound file?")
+        raise InputError(f"{str(video)!r} holds no video.", "It may be an audio file.")
     stream = container.streams.video[0]
     base = float(stream.time_base or 0)
     times = sorted(packet.pts * base for packet in container.demux(stream) if packet.pts is not None)

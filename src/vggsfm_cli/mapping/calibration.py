@@ -51,7 +51,7 @@ class PrincipalPointConfig:
         0.0015  # posterior standard deviation, in long sides of the photograph, that ``auto`` accepts
     )
     min_significance: float = 3.0  # ``auto`` moves it by at least so many standard deviations
-    max_shift: float = 0.05  # distance from where it was, in long sides, beyond which no result is believed
+    max_shift: float = 0.05  # distance from where it was, in long sides, beyond which a result is rejected
     solver: AdjusterConfig = field(default_factory=lambda: SchurConfig(covariance=True))
 
 

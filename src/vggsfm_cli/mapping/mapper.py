@@ -176,7 +176,7 @@ class _Mapper:
         noise = noise_px(self.scene, partial)
         parallax = parallax_px(self.scene, partial, self.options.parallax)
         if not self.options.parallax.enough(parallax, noise):
-            logger.info("the model is dropped: its frames differ by a rotation and %.2f px", parallax)
+            logger.info("the model is dropped: the camera only rotated; parallax is %.2f px", parallax)
             return None
         return _Finished(
             partial=partial,
@@ -212,7 +212,7 @@ class _Mapper:
         for s in images.frame_valid[0].nonzero().flatten().tolist():
             if s in placed:
                 continue
-            reason = reasons.get(s) or "its matches agree with no model"
+            reason = reasons.get(s) or "its observations are consistent with no model"
             if s not in connected:
                 reason = f"no other image shares enough of its {seen[s]} tracks"
             out[images.names[0][s]] = reason

@@ -1,4 +1,4 @@
-"""How far to trust a model, said before anyone knows the truth; and whether it is one at all.
+"""Confidence in a model without ground truth, and the test whether it is a model at all.
 
 A camera that only turns sees no depth, whatever the points say: such a model is refused.
 A wrong model can fit its observations well. What gives it away is measured here: a focal length that the views hardly

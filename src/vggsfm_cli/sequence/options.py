@@ -40,7 +40,7 @@ class WindowConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How places that are seen again are found and believed."""
+    """How revisited places are found and verified."""
 
     close: bool = True
     min_gap: int = 12  # keyframes between two visits of a place

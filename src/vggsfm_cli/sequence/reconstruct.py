@@ -54,7 +54,7 @@ def reconstruct_sequence(
 
     Returns:
         One reconstruction for each part of the film that hangs together, largest first; every frame that is in no
-        model, with the reason; and what there is to say of the run.
+        model, with the reason; and facts about the run.
 
     Raises:
         ReconstructionFailed: no part can be reconstructed.

@@ -40,7 +40,7 @@ class CoarseToFineTracker(PointTracker):
     """Tracks points from any frame to all others, without matching frames pair by pair (VGGSfM, Sec. 3.1).
 
     Search by descriptors, a local affinity by vote, alignment of patches of the photographs by Lucas-Kanade, and a
-    judge that refines, believes and weighs what came out. Learned are the descriptors and, where so configured, the
+    judge that predicts correction, visibility and covariance. Learned are the descriptors and, where so configured, the
     judge.
     """
 

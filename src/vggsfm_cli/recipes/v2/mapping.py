@@ -13,7 +13,7 @@ What differs from the published code, on purpose:
 - Frames that too few observations hold are taken out; there every frame with a sensible camera stays.
 - Observations weigh the same, by visibility alone; there some stages also ask for the tracker's score, which there is
   that of other tracks.
-- A model whose frames differ by a rotation alone is refused; there it is written.
+- A model whose camera only rotated is refused; there it is written.
 """
 
 import dataclasses
@@ -264,7 +264,7 @@ class V2Mapper:
         """The model with the frames that its observations hold, and its report.
 
         Raises:
-            ReconstructionFailed: fewer than two frames are left, or they differ by a rotation alone.
+            ReconstructionFailed: fewer than two frames are left, or the camera only rotated.
         """
         good = sensible_frames(self.scene.images, model.cameras)[None]
         cameras = dataclasses.replace(model.cameras, registered=model.cameras.registered & good)
