@@ -110,14 +110,12 @@ def track_in_rounds(
     progress(Progress(stage="features", done=0, total=frames))
     with torch.autocast(images.pixels.device.type, dtype=precision, enabled=precision != torch.float32):
         features: FeatureMaps = tracker.encode(images)
-    progress(Progress(stage="features", done=frames, total=frames))
     partners = None if choose_partners is None else choose_partners(features)
     if partners is not None and bool(partners[images.frame_valid[0]][:, images.frame_valid[0]].all()):
         partners = None
     rounds = min(frames, config.max_query_frames) if partners is None else frames
-    progress(Progress(stage="context", done=0, total=1))
     features = tracker.relate(images, features, partners)
-    progress(Progress(stage="context", done=1, total=1))
+    progress(Progress(stage="features", done=frames, total=frames))
     if features.seeds:
         partners = features.seeds[0].related().to(images.frame_valid.device)
     remaining = set(images.frame_valid[0].nonzero().flatten().tolist())
