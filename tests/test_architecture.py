@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1] / "src" / PACKAGE
 
 STEPS = (
     {"errors", "__init__"},
-    {"geometry", "threads", "folders", "config_file"},
+    {"geometry", "threads", "devices", "folders", "config_file"},
     {"scene", "nn"},
     {"io", "colmap", "synthetic", "visualization", "report"},
     {"tracking", "camera_estimation", "triangulation", "bundle_adjustment"},

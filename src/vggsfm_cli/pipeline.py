@@ -11,6 +11,7 @@ from torch import Tensor
 from vggsfm_cli.camera_estimation.interface import GivenCameras
 from vggsfm_cli.camera_estimation.v2 import V2CameraPredictor
 from vggsfm_cli.checkpoints.keypoints import load_detector
+from vggsfm_cli.devices import MAPPING, copy_on
 from vggsfm_cli.errors import ReconstructionFailed, UsageError
 from vggsfm_cli.io.squares import square_images
 from vggsfm_cli.mapping.calibration import Choice
@@ -238,15 +239,17 @@ def _sight_as_v2(
 def _map(
     sighted: Sighted, model: VGGSfM, options: ReconstructOptions, progress: ProgressCallback
 ) -> list[Reconstruction]:
-    images, tracks = sighted.images.to("cpu"), sighted.tracks.to("cpu")
-    estimator = model.camera_estimator if sighted.cameras is None else GivenCameras(sighted.cameras)
+    images, tracks = sighted.images.to(MAPPING), sighted.tracks.to(MAPPING)
+    cameras = sighted.cameras
+    estimator = copy_on(model.camera_estimator, MAPPING) if cameras is None else GivenCameras(cameras.to(MAPPING))
+    adjuster = copy_on(model.adjuster, MAPPING)
     if preset_of(model, options) != "v2":
         return reconstruct_from_tracks(
             images,
             tracks,
             camera_estimator=estimator,
-            triangulator=model.triangulator,
-            adjuster=model.adjuster,
+            triangulator=copy_on(model.triangulator, MAPPING),
+            adjuster=adjuster,
             options=options.mapping_options(),
             seed=options.seed,
             progress=progress,
@@ -259,7 +262,7 @@ def _map(
         images,
         tracks,
         estimator(images, tracks),
-        adjuster=model.adjuster,
+        adjuster=adjuster,
         options=options.mapping_v2,
         seed=options.seed,
         progress=progress,

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters
+from vggsfm_cli.devices import MAPPING, copy_on
 from vggsfm_cli.mapping.mapper import with_model_error
 from vggsfm_cli.mapping.model import Scene, adjusted, filtered, in_double, triangulate
 from vggsfm_cli.model import VGGSfM
@@ -37,17 +38,17 @@ def triangulate_known(
     with one_thread_each():
         sighted = sight(images, model, options, progress)
         require_tracks(sighted.tracks, images)
-        images, tracks, cameras = _knowing(sighted.images.to("cpu"), cameras), sighted.tracks, cameras.to("cpu")
+        images, tracks, cameras = _knowing(sighted.images.to(MAPPING), cameras), sighted.tracks, cameras.to(MAPPING)
         scene = Scene(
             images=images,
-            tracks=in_double(with_model_error(images, tracks.to("cpu"), options.mapping.model_error_px)),
-            triangulator=model.triangulator,
+            tracks=in_double(with_model_error(images, tracks.to(MAPPING), options.mapping.model_error_px)),
+            triangulator=copy_on(model.triangulator, MAPPING),
             scale=images.pixel_scale.double(),
         )
-        schedule = options.mapping.schedule
+        schedule, adjuster = options.mapping.schedule, copy_on(model.adjuster, MAPPING)
         found = triangulate(scene, cameras, schedule.reprojection_px[0])
         for threshold in schedule.reprojection_px:
-            found = adjusted(scene, found, model.adjuster, POINTS_ONLY, schedule.loss_scale)
+            found = adjusted(scene, found, adjuster, POINTS_ONLY, schedule.loss_scale)
             found = filtered(scene, found, threshold)
     return found.points.xyz_world[0, found.points.valid[0]].double()
 

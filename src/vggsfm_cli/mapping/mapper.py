@@ -19,6 +19,7 @@ from vggsfm_cli.camera_estimation.preliminary import (
 )
 from vggsfm_cli.camera_estimation.sweep import Start
 from vggsfm_cli.camera_estimation.view_graph import Pair, ViewGraph, build_view_graph, physical_cameras, relative_poses
+from vggsfm_cli.devices import MAPPING
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.mapping.confidence import ConfidenceConfig, judge_model
@@ -146,11 +147,11 @@ class _Mapper:
         self.options, self.adjuster, self.triangulator, self.progress = options, adjuster, triangulator, progress
         self.camera_estimator = camera_estimator
         self.preliminary = PreliminaryCameraEstimator(_seeded(options.preliminary, seed))
-        self.images = images.to("cpu")
+        self.images = images.to(MAPPING)
         self.tracks = tracks
         self.scene = Scene(
             images=self.images,
-            tracks=in_double(tracks.to("cpu").detach()),
+            tracks=in_double(tracks.to(MAPPING).detach()),
             triangulator=triangulator.geometric,
             scale=self.images.pixel_scale.double(),
         )
@@ -282,9 +283,9 @@ class _Mapper:
 
     def _estimated(self, cameras: Cameras, frames: list[int]) -> _Candidate | None:
         """The model of the estimator's cameras, grown by the frames it could not place."""
-        chosen = torch.zeros_like(cameras.registered, device="cpu")
+        chosen = torch.zeros_like(cameras.registered, device=MAPPING)
         chosen[0, frames] = True
-        cameras = cameras.to("cpu")
+        cameras = cameras.to(MAPPING)
         cameras = dataclasses.replace(
             cameras,
             cam_from_world=cameras.cam_from_world.double(),

@@ -27,6 +27,7 @@ from vggsfm_cli.bundle_adjustment.interface import BundleAdjuster
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters
 from vggsfm_cli.colmap import estimators
 from vggsfm_cli.colmap.estimators import RansacConfig
+from vggsfm_cli.devices import MAPPING
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.mapping.confidence import ConfidenceConfig, judge_model
 from vggsfm_cli.mapping.finish import figures, normalized, spanning, to_reconstruction
@@ -112,7 +113,7 @@ class V2Recipe:
     ) -> None:
         self.options, self.adjuster, self.progress, self.reference = options, adjuster, progress, reference
         self.seed, self.generator = seed, torch.Generator().manual_seed(seed)
-        images, tracks = images.to("cpu"), tracks.to("cpu").detach()
+        images, tracks = images.to(MAPPING), tracks.to(MAPPING).detach()
         scale = images.pixel_scale.double()
         self.scene = Scene(
             images=images,
@@ -343,7 +344,7 @@ def _double(cameras: Cameras, images: ImageSet) -> Cameras:
     known = images.priors.known
     params = torch.where(known, images.priors.params.double(), cameras.params.cpu().double())
     return dataclasses.replace(
-        cameras.to("cpu"),
+        cameras.to(MAPPING),
         cam_from_world=cameras.cam_from_world.cpu().double(),
         params=params,
         registered=images.frame_valid.clone(),

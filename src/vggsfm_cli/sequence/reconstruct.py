@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from vggsfm_cli.devices import MAPPING, copy_on
 from vggsfm_cli.errors import ReconstructionFailed, UsageError
 from vggsfm_cli.io.sequence import PhotographSequence
 from vggsfm_cli.model import VGGSfM
@@ -202,7 +203,7 @@ class SequenceRun:
         """Adjust all keyframes, after points were found anew."""
         with self.clock.stage("adjustment"):
             if anew:
-                find_points_anew(scene_map, self.model.triangulator.geometric, self.options)
+                find_points_anew(scene_map, copy_on(self.model.triangulator.geometric, MAPPING), self.options)
             adjuster = self.options.joint_adjuster.build()
             adjust_jointly(scene_map, scene_map.placed_keyframes, adjuster, self.options, max_error_px=max_error_px)
 

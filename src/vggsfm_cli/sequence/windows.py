@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vggsfm_cli.devices import MAPPING, copy_on
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.geometry import alignment, pose
 from vggsfm_cli.mapping.calibration import Choice
@@ -50,7 +51,7 @@ def map_window(scene_map: SceneMap, frames: Sequence[int], model: VGGSfM, option
     """
     shared = [k for k, s in enumerate(frames) if scene_map.registered[s]]
     new = [k for k in range(len(frames)) if k not in shared]
-    scene, tracks = scene_map.scene(frames, model.triangulator.geometric)
+    scene, tracks = scene_map.scene(frames, copy_on(model.triangulator.geometric, MAPPING))
     window = _grown(scene_map, scene, frames, tracks, new, options)
     if not any(k in window.frames for k in new):
         logger.info("frames %s cannot be placed from the map", [frames[k] for k in new])
@@ -89,14 +90,14 @@ def _from_nothing(
     scene_map: SceneMap, frames: Sequence[int], model: VGGSfM, options: SequenceOptions
 ) -> tuple[Model, Int[Tensor, " n"]] | None:
     """The largest model of a window on its own, and the numbers of its tracks."""
-    scene, tracks = scene_map.scene(frames, model.triangulator.geometric)
+    scene, tracks = scene_map.scene(frames, copy_on(model.triangulator.geometric, MAPPING))
     try:
         found = reconstruct_from_tracks(
             scene.images,
             scene.tracks,
             camera_estimator=None,
-            triangulator=model.triangulator.geometric,
-            adjuster=model.adjuster,
+            triangulator=copy_on(model.triangulator.geometric, MAPPING),
+            adjuster=copy_on(model.adjuster, MAPPING),
             options=_alone(options.mapping),
             seed=options.seed,
         )[0]
