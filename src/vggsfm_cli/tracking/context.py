@@ -30,7 +30,10 @@ class ContextConfig:
     """Settings of the seeds."""
 
     network: LightGlueConfig = field(default_factory=LightGlueConfig)
-    points: int = 1024  # of each frame, the best key points
+    points: int = 512  # of each frame, the best key points, for a first look at every pair
+    enough: float = 0.3  # share of them that are seeds, from which a second look is needless
+    more_points: int = 2048  # of each frame for the second look; half of them in scenes of many pairs
+    many_pairs: int = 200
     nms_radius_px: int = 2  # network pixels
     min_score: float = 0.01  # of a key point
     min_probability: float = 0.1  # of a seed
@@ -65,31 +68,51 @@ class PointContext(SeedFinder):
         self.network = config.network.build()
 
     def seeds(self, images: ImageSet, features: FeatureMaps, b: int, pairs: Pairs) -> Seeds:
-        """Every frame is looked at once, then every pair, on the threads there are."""
+        """Every frame is looked at once for each number of points, then every pair, on the threads there are.
+
+        Pairs that look alike by few points are settled; all others are looked at again with more.
+        """
+        config = self.config
+        named = sorted({frame for pair in pairs for frame in pair})
+        most = config.more_points if len(pairs) <= config.many_pairs else config.more_points // 2
+        points = [images.pixels.new_zeros(0, 2) for _ in range(images.pixels.shape[1])]
+        for frame in named:
+            score = features.keypoint_score[b, frame]
+            points[frame] = select_keypoints(score, most, radius=config.nms_radius_px, threshold=config.min_score)
+        found = self._compare(images, features, b, points, pairs, config.points)
+        enough = config.enough * config.points
+        again = [pair for pair in pairs if len(found[pair].probability) < enough]
+        found.update(self._compare(images, features, b, points, again, most))
+        return Seeds(points=tuple(points), pairs={pair: found[pair] for pair in pairs}, least=config.min_seeds)
+
+    def _compare(
+        self, images: ImageSet, features: FeatureMaps, b: int, points: Sequence[Tensor], pairs: Pairs, count: int
+    ) -> dict[tuple[int, int], PairSeeds]:
+        """Seeds among the best ``count`` points of each frame."""
         named = sorted({frame for pair in pairs for frame in pair})
 
-        def look(frame: int) -> tuple[Tensor, FrameTokens]:
-            return self._look(images, features, b, frame)
+        def look(frame: int) -> FrameTokens:
+            xy = points[frame][None, :count]
+            descriptors = sample(features.descriptors[b, frame][None], xy / STRIDE)
+            size = network_size(images, b, frame)
+            positions = normalize_positions(xy, size[None])
+            tokens: FrameTokens = self.network.look(functional.normalize(descriptors, dim=-1), positions)
+            return tokens
 
         seen = dict(zip(named, map_threads(look, named, images.pixels.device), strict=True))
 
         def compare(pair: tuple[int, int]) -> PairSeeds:
-            return find_seeds(self.network(*(seen[frame][1] for frame in pair)), self.config.min_probability)
+            if any(len(points[frame]) == 0 for frame in pair):
+                return no_seeds(points[pair[0]])
+            return find_seeds(self.network(*(seen[frame] for frame in pair)), self.config.min_probability)
 
-        found = map_threads(compare, pairs, images.pixels.device)
-        nowhere = images.pixels.new_zeros(0, 2)
-        points = tuple(seen[s][0] if s in seen else nowhere for s in range(images.pixels.shape[1]))
-        return Seeds(points=points, pairs=dict(zip(pairs, found, strict=True)), least=self.config.min_seeds)
+        return dict(zip(pairs, map_threads(compare, pairs, images.pixels.device), strict=True))
 
-    def _look(self, images: ImageSet, features: FeatureMaps, b: int, frame: int) -> tuple[Tensor, FrameTokens]:
-        config = self.config
-        xy = select_keypoints(
-            features.keypoint_score[b, frame], config.points, radius=config.nms_radius_px, threshold=config.min_score
-        )
-        descriptors = functional.normalize(sample(features.descriptors[b, frame][None], xy[None] / STRIDE), dim=-1)
-        size = network_size(images, b, frame)
-        tokens: FrameTokens = self.network.look(descriptors, normalize_positions(xy[None], size[None]))
-        return xy, tokens
+
+def no_seeds(like: Tensor) -> PairSeeds:
+    """Of two frames that share nothing."""
+    index = torch.zeros(0, dtype=torch.long, device=like.device)
+    return PairSeeds(first=index, second=index, probability=like.new_zeros(0))
 
 
 def network_size(images: ImageSet, b: int, s: int) -> Float[Tensor, "2"]:
