@@ -123,6 +123,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "ablation": ablation,
     "parameters": parameters,
     "encoder parameters": lambda: parameters("tracker.encoder."),
+    "context parameters": lambda: parameters("tracker.context."),
     "judge parameters": lambda: parameters("tracker.judge."),
     "camera parameters": lambda: parameters("camera_estimator."),
     "point parameters": lambda: parameters("triangulator."),
