@@ -56,6 +56,7 @@ class ReadingOptions(TypedDict):
     intrinsics: Sequence[KnownCamera]
     masks: Path | None
     mask_invert: bool
+    ignore_alpha: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,7 @@ class SceneOptions:
     intrinsics: str | None = None
     masks: Path | None = None
     mask_invert: bool = False
+    ignore_alpha: bool = False
     refine_principal_point: str = "auto"
     extra_points: int = 0
     model: str = "auto"
@@ -321,6 +323,7 @@ def _reconstruct(
         "intrinsics": known,
         "masks": options.masks,
         "mask_invert": options.mask_invert,
+        "ignore_alpha": options.ignore_alpha,
     }
     if sequence_options is None:
         with clock.stage("images"):
@@ -361,7 +364,12 @@ def _reconstruct(
 
     write_colmap(models, out, overwrite=overwrite, legacy=options.legacy_colmap, extras=add_extras)
     if undistort is not None:
-        export = ExportOptions(masks=options.masks, mask_invert=options.mask_invert, overwrite=overwrite)
+        export = ExportOptions(
+            masks=options.masks,
+            mask_invert=options.mask_invert,
+            ignore_alpha=options.ignore_alpha,
+            overwrite=overwrite,
+        )
         folder = found.root if film is None else out / FRAMES_FOLDER
         export_model(models[0], undistort, folder, export, progress)
     return report

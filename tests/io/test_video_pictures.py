@@ -3,21 +3,19 @@
 import io
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from films import RATE, turned, write_film
+from films import RATE, hdr_film, in_high_dynamic_range, linear, pq, to_bt2020, turned, write_film
 from vggsfm_cli.io.video import VideoConfig, extract_frames
 from warped import EXAMPLE
 
 av = pytest.importorskip("av")
 
 SIZE = (192, 144)
-H273 = {"BT.709": 1, "BT.2020": 9, "PQ": 16, "HLG": 18}
 
 
 def photograph(size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -41,55 +39,10 @@ def saturation(pixels: np.ndarray) -> float:
     return float((pixels.max(-1).astype(int) - pixels.min(-1)).mean())
 
 
-# the way there, written from BT.2100 in the direction that the package does not go
-
-
-def linear(srgb: np.ndarray) -> np.ndarray:
-    value = srgb / 255
-    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-
-
-def to_bt2020(rgb: np.ndarray) -> np.ndarray:
-    """BT.2087's matrix."""
-    matrix = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])
-    return rgb @ matrix.T
-
-
-def hlg(nits: np.ndarray) -> np.ndarray:
-    """Signal of light of a display of 1000 cd/m2: the OOTF taken back, then the OETF."""
-    display = nits / 1000
-    luminance = display @ np.array([0.2627, 0.6780, 0.0593])
-    scene = display * np.maximum(luminance, 1e-9)[..., None] ** (1 / 1.2 - 1)
-    a, b, c = 0.17883277, 0.28466892, 0.55991073
-    return np.where(scene <= 1 / 12, np.sqrt(3 * scene), a * np.log(np.maximum(12 * scene - b, 1e-9)) + c)
-
-
-def pq(nits: np.ndarray) -> np.ndarray:
-    power = (nits / 10_000) ** 0.1593017578125
-    return ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
-
-
-def ten_bits(signal: np.ndarray) -> Any:
-    """A frame of 4:4:4 in ten bits, BT.2020's matrix, narrow range."""
-    red, green, blue = np.moveaxis(signal, -1, 0)
-    luma = 0.2627 * red + 0.6780 * green + 0.0593 * blue
-    planes = [64 + 876 * luma, 512 + 896 * (blue - luma) / 1.8814, 512 + 896 * (red - luma) / 1.4746]
-    frame = av.VideoFrame(signal.shape[1], signal.shape[0], "yuv444p10le")
-    for plane, values in zip(frame.planes, planes, strict=True):
-        padded = np.zeros((plane.height, plane.line_size // 2), dtype="<u2")
-        padded[:, : plane.width] = np.rint(values)
-        plane.update(padded.tobytes())
-    return frame
-
-
 @pytest.mark.parametrize("transfer", ["HLG", "PQ"])
 def test_high_dynamic_range_becomes_srgb(transfer: str, tmp_path: Path) -> None:
     right = (photograph() * 0.85).round().astype(np.uint8)  # below the knee of highlights
-    signal = {"HLG": hlg, "PQ": pq}[transfer](203 * np.maximum(to_bt2020(linear(right)), 0))
-    film = write_film(
-        tmp_path / "film.mkv", (ten_bits(signal) for _ in range(3)), "ffv1", "yuv444p10le",
-        color_primaries=H273["BT.2020"], color_trc=H273[transfer], colorspace=H273["BT.2020"], color_range=1,
-    )  # fmt: skip
+    film = hdr_film(tmp_path / "film.mkv", [in_high_dynamic_range(right, transfer)] * 3, transfer)
     found, changes = pictures(film, tmp_path / "images")
     assert len(changes) == 1 and transfer in changes[0]
     for pixels in found:
@@ -100,10 +53,7 @@ def test_high_dynamic_range_becomes_srgb(transfer: str, tmp_path: Path) -> None:
 def test_highlights_keep_their_order_and_their_hue(tmp_path: Path) -> None:
     ramp = np.linspace(50, 900, SIZE[0])[None, :, None] * np.array([1.0, 0.6, 0.3])
     frame = np.broadcast_to(ramp, (SIZE[1], SIZE[0], 3))
-    film = write_film(
-        tmp_path / "film.mkv", (ten_bits(pq(to_bt2020(frame))) for _ in range(2)), "ffv1", "yuv444p10le",
-        color_primaries=H273["BT.2020"], color_trc=H273["PQ"], colorspace=H273["BT.2020"], color_range=1,
-    )  # fmt: skip
+    film = hdr_film(tmp_path / "film.mkv", [pq(to_bt2020(frame))] * 2, "PQ")
     pixels = pictures(film, tmp_path / "images")[0][0].astype(float).mean(0)
     assert (np.diff(pixels[::8, 0]) >= -1).all() and pixels[-1, 0] > 250
     shares = linear(pixels[10:]) / linear(pixels[10:, :1])

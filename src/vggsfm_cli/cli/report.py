@@ -37,10 +37,11 @@ def report(
     folders = model_folders(model)
     run = _report_of_run(folders, quiet)
     source = images or _images_of_run(run)
-    photographs = photographs_in(source) if source is not None else None
-    if photographs is None and not quiet:
+    if source is None and not quiet:
         say("There are no photographs at hand; --images DIR shows them.")
     models = [read_colmap(folder) for folder in folders]
+    names = [name for read in models for name in read.names]
+    photographs = photographs_in(source, names) if source is not None else None
     with StageProgress(quiet).drawing() as progress:
         save_html_report(
             models,

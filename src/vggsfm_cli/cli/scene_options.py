@@ -59,6 +59,10 @@ def declared(
         Path | None, typer.Option(help="Folder of masks: NAME.jpg.png or NAME.png, black = ignore.", metavar="DIR")
     ] = None,
     mask_invert: Annotated[bool, typer.Option("--mask-invert", help="In the masks, white = ignore.")] = False,
+    ignore_alpha: Annotated[
+        bool,
+        typer.Option("--ignore-alpha", help="Use transparent parts of photographs, which count as masked otherwise."),
+    ] = False,
     refine_principal_point: Annotated[
         AutoChoice, typer.Option(help="Free it in the last adjustment; auto: where the views determine it.")
     ] = "auto",
