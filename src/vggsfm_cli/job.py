@@ -345,6 +345,8 @@ def _reconstruct(
         chosen = {"images": shown, **options.as_dict(), "device": str(loaded.device)}
         report.update(build_report(photographs, models, options=chosen, seed=options.seed, clock=clock))
         report["weights"] = loaded.weights.as_dict()
+        report["caution"] = photographs.caution
+        report["left_out"] = [dataclasses.asdict(item) for item in found.left_out]
         if film is not None:
             report["video"] = film.as_dict()
         if options.report:

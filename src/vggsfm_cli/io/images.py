@@ -16,10 +16,12 @@ from vggsfm_cli.geometry import camera
 from vggsfm_cli.io.depth import Levels
 from vggsfm_cli.io.exif import AXIS_CHANGES, ExifData
 from vggsfm_cli.io.intrinsics import KnownCamera
+from vggsfm_cli.io.kinds import SUFFIXES
 from vggsfm_cli.io.masks import find_mask, nothing_left, read_mask
 from vggsfm_cli.io.photographs import PhotographFiles, decode, find_levels, luminance, to_upright
 from vggsfm_cli.io.priors import CAMERA_MODES, camera_priors
-from vggsfm_cli.io.sources import SUFFIXES, FoundImages, SkippedImage, Source, find_images
+from vggsfm_cli.io.projections import caution, projection
+from vggsfm_cli.io.sources import FoundImages, SkippedImage, Source, find_images
 from vggsfm_cli.scene import ImageSet, Progress, ProgressCallback, silent
 from vggsfm_cli.threads import map_threads
 
@@ -31,9 +33,15 @@ MIN_SIDE_PX = 32
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PhotographSet(ImageSet):
-    """An ``ImageSet`` read from files; ``skipped`` names those that could not be read."""
+    """An ``ImageSet`` read from files.
+
+    Attributes:
+        skipped: files that could not be read.
+        caution: a sentence on why a model of them will be poor, and what to do; empty if nothing speaks for it.
+    """
 
     skipped: tuple[SkippedImage, ...] = ()
+    caution: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +55,7 @@ class _Photograph:
     exif: ExifData
     grey: UInt8[np.ndarray, "H W"]
     transparent: bool = False
+    projection: str | None = None
 
 
 def read_images(
@@ -131,7 +140,16 @@ def read_images(
             intrinsics,
         ),
         skipped=tuple(skipped),
+        caution=warned([photograph.projection for photograph in photographs]),
     )
+
+
+def warned(found: Sequence[str | None]) -> str:
+    """What is to be said before a run about the kinds of its pictures, which is logged."""
+    said = caution(found) or ""
+    if said:
+        logger.warning("%s", said)
+    return said
 
 
 def _check_options(long_side: int, camera_mode: str, camera_model: str) -> None:
@@ -164,6 +182,8 @@ def _too_few(found: FoundImages, readable: int, skipped: list[SkippedImage]) -> 
     if skipped:
         hint += f" Skipped: {'; '.join(f'{item.name} ({item.reason})' for item in skipped[:3])}"
         hint += f"; and {len(skipped) - 3} more." if len(skipped) > 3 else "."  # noqa: PLR2004
+    elif found.left_out:
+        hint += f" Left out: {'; '.join(f'{item.name} ({item.reason})' for item in found.left_out[:3])}."
     elif found.root.is_dir() and any(path.is_dir() for path in found.root.iterdir()):
         hint += " Folders in it are entered with --recursive."
     return InputError(f"{count} in {found.shown}.", hint)
@@ -221,14 +241,16 @@ def _read(
         # a pixel of the small picture counts only if all that it is made of does
         shrunk = cv2.resize(stored_keep.astype(np.uint8) * 255, small_size, interpolation=cv2.INTER_AREA)
         keep = shrunk == 255  # noqa: PLR2004
+    upright = to_upright(np.asarray(small, dtype=np.uint8), exif.orientation)
     return _Photograph(
-        pixels=to_upright(np.asarray(small, dtype=np.uint8), exif.orientation),
+        pixels=upright,
         keep=to_upright(np.asarray(keep), exif.orientation),
         stored_from_network=_stored_from_network((width, height), small_size, exif.orientation),
         size=(width, height),
         exif=exif,
         grey=luminance(stored),
         transparent=opaque is not None,
+        projection=projection(upright, path),
     )
 
 

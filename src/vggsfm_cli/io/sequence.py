@@ -21,6 +21,7 @@ from vggsfm_cli.io.images import (
     _stored_from_network,
     _too_few,
     check_something_left,
+    warned,
 )
 from vggsfm_cli.io.intrinsics import KnownCamera
 from vggsfm_cli.io.photographs import PhotographFiles, find_levels, read_header
@@ -98,6 +99,7 @@ class PhotographSequence:
             originals=PhotographFiles(self._files, self._levels, cache_bytes=0),
             priors=camera_priors(self.names, sizes, exif, camera_mode, camera_model, intrinsics),
             skipped=tuple(skipped),
+            caution=warned(self._projections()),
         )
 
     def __len__(self) -> int:
@@ -140,6 +142,11 @@ class PhotographSequence:
     def _photograph(self, frame: int) -> _Photograph | str:
         mask = self._masks[frame]
         return _read(self._files[frame], self._long_side, mask, self._mask_invert, self._levels, self._ignore_alpha)
+
+    def _projections(self) -> list[str | None]:
+        """What kinds of pictures the first frame, the last one and one between them are."""
+        some = [self._photograph(s) for s in sorted({0, len(self) // 2, len(self) - 1})]
+        return [found.projection for found in some if isinstance(found, _Photograph)]
 
     def _check_something_left(self, names: list[str], photographs: list[_Photograph], valid: list[bool]) -> None:
         """As for a set, of the first frames that are read: later ones may well show nothing that is to be used."""

@@ -20,6 +20,7 @@ from jaxtyping import UInt8
 from vggsfm_cli import folders
 from vggsfm_cli.errors import InputError, MissingDependency, UsageError
 from vggsfm_cli.io import hdr
+from vggsfm_cli.io.kinds import VIDEO_SUFFIXES
 from vggsfm_cli.io.pictures import write_picture
 from vggsfm_cli.scene import Progress, ProgressCallback, silent
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 logger = logging.getLogger(__name__)
-
-SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts", ".m2ts", ".ts", ".wmv", ".3gp")
 
 SHARPNESS_SIDE_PX = 640
 """Sharpness is measured on pictures of at most this side, so that noise and compression count less than blur."""
@@ -87,7 +86,7 @@ class ExtractedFrames:
 
 def is_video(path: Path | str) -> bool:
     """Whether a path names a file, there or not, of a kind that is read as a video."""
-    return Path(path).suffix.lower() in SUFFIXES and not Path(path).is_dir()
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES and not Path(path).is_dir()
 
 
 def extract_frames(
