@@ -5,11 +5,13 @@ The tracker's own are in ``tracking/test_tracker.py``: they need pictures.
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import Tensor
 
+from support.pretended import AVAILABLE, pretended_device
 from vggsfm_cli.bundle_adjustment.ceres_solver import CeresConfig
 from vggsfm_cli.bundle_adjustment.problem import build_problem
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
@@ -26,6 +28,7 @@ from vggsfm_cli.triangulation.transformer import TriangulationTransformerConfig
 Run = Callable[[World, Tracks], TensorRecord]
 DEVICES = [
     "cpu",
+    pytest.param("pretended", marks=pytest.mark.skipif(not AVAILABLE, reason="this torch has no backends in Python")),
     pytest.param(
         "cuda",
         marks=[
@@ -95,7 +98,8 @@ class TestStageContract:
     def test_device_agrees_with_cpu(self, stage: Run, device: str) -> None:
         world, tracks = world_of(0)
         expected = tensors(stage(world, tracks))
-        found = tensors(stage(world.to(device), tracks.to(device)))
+        with pretended_device() if device == "pretended" else nullcontext():
+            found = tensors(stage(world.to(device), tracks.to(device)))
         for name, value in found.items():
             assert value.device.type == device, name
             # its scale is a median, which jumps from one point to the next

@@ -3,6 +3,7 @@
 Every weight is drawn from a generator seeded by its own published name, so that no file is needed.
 """
 
+import dataclasses
 import json
 import math
 import zlib
@@ -11,6 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from vggsfm_cli.camera_estimation.v2 import V2CameraPredictorConfig
+from vggsfm_cli.checkpoints.official_v2 import V2, our_key
+from vggsfm_cli.model import VGGSfM, VGGSfMConfig
+from vggsfm_cli.nn.dinov2 import DINOv2Config
+from vggsfm_cli.tracking.v2.iterative import FINE, IterativeTrackerConfig
+from vggsfm_cli.tracking.v2.tracker import V2TrackerConfig
+from vggsfm_cli.tracking.v2.transformer import UpdateTransformerConfig
 
 SHAPES: dict[str, list[int]] = json.loads((Path(__file__).parent / "golden" / "v2_shapes.json").read_text())
 """Shape of every published weight."""
@@ -45,3 +54,26 @@ def recipe(name: str) -> Tensor:
 def published(prefix: str = "") -> dict[str, Tensor]:
     """All recipe weights whose published name starts with ``prefix``, under their published names."""
     return {name: recipe(name) for name in SHAPES if name.startswith(prefix)}
+
+
+FINE_TRANSFORMER = dataclasses.replace(FINE.transformer, blocks=1)
+SHALLOW = dataclasses.replace(
+    V2,
+    tracker=V2TrackerConfig(
+        coarse=IterativeTrackerConfig(iterations=2, transformer=UpdateTransformerConfig(blocks=1)),
+        fine=dataclasses.replace(FINE, iterations=2, transformer=FINE_TRANSFORMER),
+    ),
+    camera_estimator=V2CameraPredictorConfig(
+        backbone=DINOv2Config(blocks=1), image_blocks=1, trunk_blocks=1, iterations=2, side_px=112
+    ),
+)
+"""Every part of v2, each as thin as it can be."""
+
+
+def with_recipe_weights(config: VGGSfMConfig) -> VGGSfM:
+    with torch.device("meta"):
+        model = config.build()
+    names = {our_key(published): published for published in SHAPES}
+    state = {name: recipe(names[name]) for name in model.state_dict()}
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval()

@@ -11,6 +11,7 @@ A stage follows the device of its inputs. What moves tensors between devices nam
 """
 
 import copy
+import platform
 from typing import Literal, TypeVar
 
 import torch
@@ -39,7 +40,7 @@ def choose_device(choice: str) -> torch.device:
         return torch.device(next(name for name in ("cuda", "mps", "cpu") if found[name]))
     if not found[choice]:
         raise UsageError(
-            f"torch finds no {choice.upper()} device.",
+            f"torch finds no {choice.upper()} device on {platform.node()}.",
             "Use --device auto or --device cpu; `vggsfm doctor` lists the devices that torch finds.",
         )
     return torch.device(choice)
@@ -57,6 +58,14 @@ def has_float64(device: torch.device) -> bool:
 def with_float64(device: torch.device) -> torch.device:
     """``device`` if it can compute in double precision, else the CPU."""
     return device if has_float64(device) else torch.device("cpu")
+
+
+def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on ``device``; in single precision where the device has no double precision."""
+    device = torch.device(device)
+    if tensor.dtype == torch.float64 and not has_float64(device):
+        tensor = tensor.float()
+    return tensor.to(device)
 
 
 def copy_on(module: Module, device: torch.device) -> Module:

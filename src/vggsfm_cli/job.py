@@ -84,7 +84,7 @@ class SceneOptions:
     fps: float = 4.0
     max_frames: int | None = None
     seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: str = "float32"
     max_memory: float | None = None
     threads: int | None = None

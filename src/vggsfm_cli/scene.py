@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vggsfm_cli.devices import moved
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import pose
 
@@ -36,8 +37,8 @@ class TensorRecord:
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     def to(self: Record, device: torch.device | str) -> Record:
-        """The same record with every tensor on ``device``."""
-        return self._map(lambda tensor: tensor.to(device))
+        """The same record with every tensor on ``device``, in single precision where that has no double precision."""
+        return self._map(lambda tensor: moved(tensor, device))
 
     def detach(self: Record) -> Record:
         """The same record cut from the graph."""

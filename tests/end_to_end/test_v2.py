@@ -11,8 +11,8 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from goldens import golden, needs_full_set
-from v2_recipe import SHAPES, recipe
-from vggsfm_cli.camera_estimation.v2 import V2CameraPredictor, V2CameraPredictorConfig
+from v2_recipe import SHALLOW, recipe, with_recipe_weights
+from vggsfm_cli.camera_estimation.v2 import V2CameraPredictor
 from vggsfm_cli.checkpoints import convert as conversion
 from vggsfm_cli.checkpoints.convert import PublishedLayout
 from vggsfm_cli.checkpoints.files import save_model
@@ -22,38 +22,12 @@ from vggsfm_cli.cli.app import app
 from vggsfm_cli.errors import UsageError
 from vggsfm_cli.evaluation.poses import pair_errors
 from vggsfm_cli.geometry import pose, rotation
-from vggsfm_cli.model import VGGSfM, VGGSfMConfig
-from vggsfm_cli.nn.dinov2 import DINOv2Config
+from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.pipeline import ReconstructOptions, reconstruct
 from vggsfm_cli.scene import Cameras, ImageSet, Queries, Tracks
 from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
 from vggsfm_cli.synthetic.worlds import World, WorldConfig, blank_images, make_world, observe
 from vggsfm_cli.tracking.interface import PointTracker
-from vggsfm_cli.tracking.v2.iterative import FINE, IterativeTrackerConfig
-from vggsfm_cli.tracking.v2.tracker import V2TrackerConfig
-from vggsfm_cli.tracking.v2.transformer import UpdateTransformerConfig
-
-FINE_TRANSFORMER = dataclasses.replace(FINE.transformer, blocks=1)
-SHALLOW = dataclasses.replace(
-    V2,
-    tracker=V2TrackerConfig(
-        coarse=IterativeTrackerConfig(iterations=2, transformer=UpdateTransformerConfig(blocks=1)),
-        fine=dataclasses.replace(FINE, iterations=2, transformer=FINE_TRANSFORMER),
-    ),
-    camera_estimator=V2CameraPredictorConfig(
-        backbone=DINOv2Config(blocks=1), image_blocks=1, trunk_blocks=1, iterations=2, side_px=112
-    ),
-)
-"""Every part of v2, each as thin as it can be."""
-
-
-def with_recipe_weights(config: VGGSfMConfig) -> VGGSfM:
-    with torch.device("meta"):
-        model = config.build()
-    names = {our_key(published): published for published in SHAPES}
-    state = {name: recipe(names[name]) for name in model.state_dict()}
-    model.load_state_dict(state, strict=True, assign=True)
-    return model.eval()
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ from torch import Tensor
 import v2_naive
 from goldens import golden
 from v2_golden import pictures, recipe_tracker
+from v2_scenes import image_set
 from vggsfm_cli.memory.budget import Budget, FrugalTracker
 from vggsfm_cli.memory.plan import Plan
-from vggsfm_cli.scene import CameraPriors, ImageSet, Queries, Tracks
+from vggsfm_cli.scene import ImageSet, Queries, Tracks
 from vggsfm_cli.tracking.v2 import patches
 from vggsfm_cli.tracking.v2.iterative import FINE, IterativeTrackerConfig
 from vggsfm_cli.tracking.v2.patches import refine
@@ -45,28 +46,6 @@ def small_tracker(**changes: object) -> V2Tracker:
         for part in (tracker.coarse, tracker.fine):
             part.transformer.input_transform.weight[:, : part.config.channels] *= 0.05
     return tracker
-
-
-def image_set(pixels: Tensor) -> ImageSet:
-    """Scenes of frames [B S 3 H W] whose files are twice as large and start at (3, 5)."""
-    scenes, frames, _, height, width = pixels.shape
-    affine = torch.tensor([[2.0, 0, 3], [0, 2, 5]])
-    return ImageSet(
-        pixels=pixels,
-        mask=torch.ones(scenes, frames, height, width, dtype=torch.bool),
-        frame_valid=torch.ones(scenes, frames, dtype=torch.bool),
-        stored_from_network=affine.expand(scenes, frames, 2, 3),
-        stored_size=torch.tensor([2 * width, 2 * height]).expand(scenes, frames, 2),
-        names=tuple(tuple(f"{s}.jpg" for s in range(frames)) for _ in range(scenes)),
-        originals=None,
-        priors=CameraPriors(
-            camera_index=torch.zeros(scenes, frames, dtype=torch.long),
-            models=("SIMPLE_PINHOLE",),
-            params=torch.zeros(scenes, 1, 8),
-            known=torch.zeros(scenes, 1, 8, dtype=torch.bool),
-            focal_spread=torch.ones(scenes, 1),
-        ),
-    )
 
 
 def network(tracks: Tracks) -> Tensor:

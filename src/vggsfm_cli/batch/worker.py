@@ -18,6 +18,7 @@ from vggsfm_cli.batch.inputs import input_files, options_of
 from vggsfm_cli.batch.locks import scene_lock
 from vggsfm_cli.batch.outcome import Finished, Outcome, SceneFailure, figures_of, read_finished
 from vggsfm_cli.batch.plan import Scene
+from vggsfm_cli.devices import choose_device
 from vggsfm_cli.errors import UsageError, VGGSfMError
 from vggsfm_cli.job import Networks, SceneOptions, load_networks, reconstruct_scene, require_registered
 from vggsfm_cli.model import AdjusterConfig
@@ -227,13 +228,10 @@ def _once(lines: list[str]) -> tuple[str, ...]:
 
 def _device(choice: str, index: int) -> torch.device:
     """The device of a worker; several workers go round the GPUs."""
-    found = torch.cuda.is_available()
-    if choice == "cuda" and not found:
-        raise UsageError(f"torch finds no CUDA device on {socket.gethostname()}.", "Use --device cpu.")
-    if choice == "cpu" or not found:
-        return torch.device("cpu")
-    device = torch.device("cuda", index % torch.cuda.device_count())
-    torch.cuda.set_device(device)
+    device = choose_device(choice)
+    if device.type == "cuda":
+        device = torch.device("cuda", index % torch.cuda.device_count())
+        torch.cuda.set_device(device)
     return device
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vggsfm_cli.bundle_adjustment.residual import POSE, Rows, linearize_rows, residual_rows
+from vggsfm_cli.devices import with_float64
 from vggsfm_cli.errors import InputError
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import pose, robust, rotation
@@ -161,7 +162,12 @@ def problem_from_observations(
     Raises:
         InputError: a used position, covariance, camera or point is not finite.
     """
+    device = with_float64(xy.device)
+    cameras, points = cameras.to(device), points.to(device)
+    frame, point, xy = frame.to(device), point.to(device), xy.to(device)
+    covariance = None if covariance is None else covariance.to(device)
     priors = options.get("priors")
+    priors = None if priors is None else priors.to(device)
     free, loss = options.get("free") or FreeParameters(), options.get("loss") or RobustLoss()
     used = cameras.registered.flatten()[frame] & points.valid.flatten()[point]
     views = torch.bincount(point[used], minlength=points.valid.numel())

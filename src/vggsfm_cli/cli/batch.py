@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vggsfm_cli.cli.batch_summary import BatchProgress, print_batch
-from vggsfm_cli.cli.choices import choose_adjuster, choose_device
+from vggsfm_cli.cli.choices import choose_adjuster
 from vggsfm_cli.cli.console import StageProgress, say, set_up_logging
 from vggsfm_cli.cli.failures import explain
 from vggsfm_cli.cli.scene_options import takes_scene_options
@@ -118,6 +118,7 @@ def _local(setup: "WorkerSetup", jobs: int | None, scenes: int) -> "tuple[Worker
 
     from vggsfm_cli.batch.local import LocalPool
     from vggsfm_cli.checkpoints import resolve_model
+    from vggsfm_cli.devices import choose_device
     from vggsfm_cli.threads import available_cores
 
     options = setup.options
@@ -136,7 +137,7 @@ def _on_ray(setup: "WorkerSetup", jobs: int | None, address: str | None) -> "Cal
 
     def start() -> "Pool":
         connect(address)
-        cpus, gpus = cluster_size(with_gpus=setup.options.device != "cpu")
+        cpus, gpus = cluster_size(with_gpus=setup.options.device in ("auto", "cuda"))
         share = plan_workers(cpus, gpus, jobs=jobs, threads=setup.options.threads)
         return RayPool(dataclasses.replace(setup, threads=share.cpus), share)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vggsfm_cli.cli.choices import Device, Precision, choose_device
+from vggsfm_cli.cli.choices import Device, Precision
 from vggsfm_cli.cli.console import StageProgress, console, set_up_logging
 from vggsfm_cli.cli.failures import EXIT_CODE_HELP, explained
 
@@ -53,6 +53,7 @@ class _Run:
         measure: Callable[..., dict[str, Any]],
     ) -> None:
         from vggsfm_cli.checkpoints import resolve_model
+        from vggsfm_cli.devices import choose_device
         from vggsfm_cli.evaluation.benchmark import BenchmarkConfig, run_benchmark, to_markdown
         from vggsfm_cli.pipeline import ReconstructOptions
 

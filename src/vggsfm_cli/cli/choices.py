@@ -6,13 +6,11 @@ The strings are kept apart from the code they name, which imports torch; a test 
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    import torch
-
     from vggsfm_cli.model import AdjusterConfig
 
 CameraModel = Literal["SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE"]
 CameraMode = Literal["auto", "single", "per-folder", "per-image"]
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Preset = Literal["auto", "small", "fast", "v2"]
 Keypoints = Literal["auto", "aliked", "sift", "xfeat", "grid"]
@@ -48,22 +46,6 @@ def choose_adjuster(name: Adjuster | None) -> "AdjusterConfig | None":
     config = adjuster_config(name, approximate=True)  # tracks differ in their covariances, which ceres cannot be told
     config.build()
     return config
-
-
-def choose_device(device: str) -> "torch.device":
-    """The device a user means.
-
-    Raises:
-        UsageError: ``cuda`` on a machine where torch finds none.
-    """
-    import torch
-
-    from vggsfm_cli.errors import UsageError
-
-    found = torch.cuda.is_available()
-    if device == "cuda" and not found:
-        raise UsageError("torch finds no CUDA device.", "Use --device cpu, or run `vggsfm doctor`.")
-    return torch.device("cuda" if device == "cuda" or (device == "auto" and found) else "cpu")
 
 
 def use_threads(count: int | None) -> None:

@@ -71,14 +71,26 @@ def _check_torch() -> list[Finding]:
     return [Finding(status="ok", subject="torch on the CPU", detail=threads)]
 
 
-def _check_cuda() -> list[Finding]:
+def _check_devices() -> list[Finding]:
     import torch
 
-    if not torch.cuda.is_available():
-        return [Finding(status="note", subject="CUDA", detail="no device; the CPU is used")]
-    free, total = torch.cuda.mem_get_info()
-    detail = f"{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GB free"
-    return [Finding(status="ok", subject="CUDA", detail=detail)]
+    from vggsfm_cli.devices import choose_device
+
+    findings = []
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(index)
+            detail = f"{torch.cuda.get_device_name(index)}, {free / 2**30:.1f} of {total / 2**30:.1f} GB free"
+            findings.append(Finding(status="ok", subject=f"device cuda:{index}", detail=detail))
+    else:
+        findings.append(Finding(status="note", subject="device cuda", detail="torch finds none"))
+    if torch.backends.mps.is_available():
+        detail = "found; steps in double precision run on the CPU"
+        findings.append(Finding(status="ok", subject="device mps", detail=detail))
+    else:
+        findings.append(Finding(status="note", subject="device mps", detail="torch finds none"))
+    findings.append(Finding(status="ok", subject="--device auto", detail=f"means {choose_device('auto')} here"))
+    return findings
 
 
 def _check_colmap() -> list[Finding]:
@@ -116,4 +128,4 @@ def _check_memory() -> list[Finding]:
     return [Finding(status=status, subject="memory", detail=f"{available:.1f} GB free")]
 
 
-CHECKS = (_check_versions, _check_torch, _check_cuda, _check_colmap, _check_theseus, _check_weights, _check_memory)
+CHECKS = (_check_versions, _check_torch, _check_devices, _check_colmap, _check_theseus, _check_weights, _check_memory)

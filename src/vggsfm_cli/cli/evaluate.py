@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vggsfm_cli.cli.choices import Device, choose_device, use_threads
+from vggsfm_cli.cli.choices import Device, use_threads
 from vggsfm_cli.cli.compare import model
 from vggsfm_cli.cli.console import StageProgress, console, say, set_up_logging
 from vggsfm_cli.cli.failures import EXIT_CODE_HELP, explained
@@ -65,6 +65,7 @@ def tracks(
     """
     set_up_logging(verbose, quiet)
     from vggsfm_cli.checkpoints import load_model
+    from vggsfm_cli.devices import choose_device
     from vggsfm_cli.evaluation.scenes import find_scenes
     from vggsfm_cli.evaluation.table import to_markdown
     from vggsfm_cli.evaluation.tracks import RealConfig, RenderedConfig, TracksConfig, evaluate_trackers

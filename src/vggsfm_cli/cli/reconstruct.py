@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vggsfm_cli.cli.choices import choose_adjuster, choose_device, use_threads
+from vggsfm_cli.cli.choices import choose_adjuster, use_threads
 from vggsfm_cli.cli.console import StageProgress, set_up_logging
 from vggsfm_cli.cli.scene_options import takes_scene_options
 from vggsfm_cli.cli.summary import print_summary
@@ -44,6 +44,7 @@ def reconstruct(
     Example: vggsfm reconstruct walk.mp4 --out walk/ --undistort splat/
     """
     set_up_logging(verbose, quiet)
+    from vggsfm_cli.devices import choose_device
     from vggsfm_cli.job import check_places, load_networks, reconstruct_scene, require_registered
 
     check_places(out, undistort, overwrite=overwrite)

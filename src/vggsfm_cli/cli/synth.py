@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vggsfm_cli.cli.choices import Device, choose_device
+from vggsfm_cli.cli.choices import Device
 from vggsfm_cli.cli.console import StageProgress, console, set_up_logging
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def synth(
     set_up_logging(verbose, quiet)
     import torch
 
+    from vggsfm_cli.devices import choose_device
     from vggsfm_cli.io.synthetic import check_new, write_scenes
     from vggsfm_cli.scene import Progress
     from vggsfm_cli.synthetic.layouts import Layout

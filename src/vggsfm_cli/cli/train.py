@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from vggsfm_cli.cli.choices import Device, choose_device
+from vggsfm_cli.cli.choices import Device
 from vggsfm_cli.cli.console import StageProgress, say, set_up_logging
 
 RUNS = Path("runs")
@@ -42,6 +42,7 @@ def train(
     Example: vggsfm train benchmarks/training/smoke.toml
     """
     set_up_logging(verbose, quiet)
+    from vggsfm_cli.devices import choose_device
     from vggsfm_cli.training.config import read_config
     from vggsfm_cli.training.loop import Limits
     from vggsfm_cli.training.loop import train as run_training

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vggsfm_cli.devices import with_float64
 from vggsfm_cli.evaluation import metrics
 from vggsfm_cli.evaluation.observed import PairConfig, device_of, find, inference, look, queries_from, query_frames
 from vggsfm_cli.evaluation.pairs import PairDistances, pair_groups, rounded
@@ -62,12 +63,13 @@ def render_held_out(
     Args:
         config: how many, of what kind, and the seed.
         textures: of the surfaces; procedural ones if None.
-        device: where they are rendered.
+        device: where they are rendered, if it can compute in double precision; else the CPU.
         progress: told of each scene.
     """
     if textures is None:
         generator = torch.Generator().manual_seed(HELD_OUT_SEED - 1)
         textures = procedural_textures(PROCEDURAL_TEXTURES, TEXTURE_SIDE_PX, generator)
+    device = with_float64(torch.device(device))
     textures = textures.to(device)
     scenes = []
     with one_thread_each():
@@ -139,7 +141,8 @@ def _measure_rendered(
     tracked, true = [], []
     for source in query_frames(seen, config.query_frames):
         queries = queries_from(seen, source)
-        tracks, truth = tracker(images, queries, seen.features), true_tracks(scene, queries)
+        tracks = tracker(images, queries, seen.features)
+        truth = true_tracks(scene, queries.to(scene.depth.device)).to(queries.xy.device)
         tracked.append(tracks)
         true.append(truth)
         targets = [target for target in range(seen.frames) if (source, target) in groups]
@@ -149,7 +152,7 @@ def _measure_rendered(
             distance = (xy - truth.xy[0, found.target, query]).norm(dim=-1) / images.pixel_scale[0, found.target]
             there = truth.visible()[0, found.target, query]
             distance = torch.where(there, distance, torch.full_like(distance, torch.inf))
-            distances.add(found.kind, groups[source, found.target], distance.double().cpu())
+            distances.add(found.kind, groups[source, found.target], distance.cpu().double())
     tracks, truth = _join(tracked), _join(true)
     home = torch.arange(seen.frames, device=tracks.query_frame.device)[:, None] == tracks.query_frame[:, None]
     evaluated = truth.valid[:, None] & tracks.valid[:, None] & images.frame_valid[..., None] & ~home
@@ -203,14 +206,14 @@ def _figures(positions: Sequence[_Positions], config: RenderedConfig) -> dict[st
         "recall": _percent(torch.tensor(right / real if real else torch.nan)),
         "median_px": _median(errors),
         "median_px_at_1024": _median(at_1024),
-        **{name: _percent(torch.cat(values).double().mean()) for name, values in inside.items()},
+        **{name: _percent(torch.cat(values).cpu().double().mean()) for name, values in inside.items()},
     }
 
 
 def _percent(share: Tensor) -> Any:
-    values = (100 * share.double()).tolist()
+    values = (100 * share.cpu().double()).tolist()
     return [rounded(value, 2) for value in values] if isinstance(values, list) else rounded(values, 2)
 
 
 def _median(parts: Sequence[Tensor]) -> float | None:
-    return rounded(float(torch.cat(list(parts)).double().nanquantile(0.5)))
+    return rounded(float(torch.cat(list(parts)).cpu().double().nanquantile(0.5)))

@@ -102,7 +102,7 @@ class _Densifier:
         self.images = dataclasses.replace(images, frame_valid=registered)
         with torch.autocast(images.pixels.device.type, dtype=precision, enabled=precision != torch.float32):
             self.features: FeatureMaps = tracker.encode(self.images)
-        self.scale = images.pixel_scale[0, self.frames].double().cpu()
+        self.scale = images.pixel_scale[0, self.frames].cpu().double()
         self.triangulator = config.triangulator.build()
         self.covered = [self._to_network(s, reconstruction.xy[reconstruction.frame == s]) for s in self._each()]
         self.found: list[_Found] = []
@@ -205,7 +205,7 @@ class _Densifier:
         return pose.transform(self.reconstruction.cameras.cam_from_world[0, s], xyz_world.double())[..., 2]
 
     def _to_network(self, s: int, xy: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
-        affine = self.images.stored_from_network[0, self.frames[s]].double().cpu()
+        affine = self.images.stored_from_network[0, self.frames[s]].cpu().double()
         return (xy.double() - affine[:, 2]) @ torch.linalg.inv(affine[:, :2]).mT
 
     def _merged(self) -> Reconstruction:
@@ -256,7 +256,7 @@ def free_cells(
     usable = torch.where(mask, score, torch.full_like(score, -1.0))[: rows * spacing, : columns * spacing]
     best, index = functional.max_pool2d(usable[None, None].float(), spacing, return_indices=True)
     free = best[0, 0] >= 0
-    column, row = (covered.to(score.device) / spacing).floor().long().unbind(-1)
+    column, row = (covered / spacing).floor().long().to(score.device).unbind(-1)
     inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
     free[row[inside], column[inside]] = False
     pixel: Int[Tensor, " Q"] = index[0, 0][free]

@@ -119,6 +119,6 @@ def _colors(images: ImageSet, frame: int, xy: Float[Tensor, "m 2"]) -> Float[Ten
     if images.originals is not None:
         picture = images.originals.color(0, frame)[None]
         return sample(picture, xy[None].to(picture.dtype))[0].float().cpu()
-    affine = images.stored_from_network[0, frame].double().cpu()
+    affine = images.stored_from_network[0, frame].cpu().double()
     network = (xy.double() - affine[:, 2]) @ torch.linalg.inv(affine[:, :2]).mT
     return sample(images.pixels[0, frame][None], network[None].to(images.pixels))[0].float().cpu()

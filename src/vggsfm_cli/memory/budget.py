@@ -81,8 +81,9 @@ class Budget:
                     "Take fewer images, a smaller --long-side or fewer --query-points; on a GPU also --device cpu.",
                 )
             self.plan, self.halvings = smaller, self.halvings + 1
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # pieces of the old size are of no use to the new ones
+        for backend, found in ((torch.cuda, torch.cuda.is_available()), (torch.mps, torch.backends.mps.is_available())):
+            if found:
+                backend.empty_cache()  # pieces of the old size are of no use to the new ones
         logger.warning("Out of memory; going on with %s.", smaller)
 
     def __str__(self) -> str:

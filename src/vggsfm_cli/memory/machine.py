@@ -16,7 +16,7 @@ def usable_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return round(SHARE * (free + torch.cuda.memory_reserved(device)))
-    if device.type != "cpu":
+    if device.type not in ("cpu", "mps"):  # MPS shares the memory of the machine
         return None
     left = [rest for rest in (_left_on_machine(), left_in_group()) if rest is not None]
     return round(SHARE * (min(left) + _resident_bytes())) if left else None

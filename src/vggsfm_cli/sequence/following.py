@@ -120,7 +120,7 @@ def become_anchor(
         threshold=config.min_score,
         taken=taken,
     )
-    stored = look.images.to_stored(xy[None, None])[0, 0].double().cpu()
+    stored = look.images.to_stored(xy[None, None])[0, 0].cpu().double()
     variance = ((0.05**2 + model_error_px**2) * look.scale**2) * torch.eye(2, dtype=torch.float64)
     new = Sightings(track=scene_map.start_tracks(len(xy)), xy=stored, covariance=variance.expand(len(xy), 2, 2).clone())
     scene_map.see(look.frame, new)
@@ -152,8 +152,8 @@ def track_into(
     seen = (tracks.visibility[0, 1] > min_visibility).cpu()
     found = Sightings(
         track=sightings.track[seen],
-        xy=tracks.xy[0, 1].double().cpu()[seen],
-        covariance=tracks.covariance[0, 1].double().cpu()[seen],
+        xy=tracks.xy[0, 1].cpu().double()[seen],
+        covariance=tracks.covariance[0, 1].cpu().double()[seen],
     )
     return found, seen
 

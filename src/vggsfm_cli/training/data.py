@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from vggsfm_cli.devices import with_float64
 from vggsfm_cli.errors import InputError
 from vggsfm_cli.io.photographs import decode
 from vggsfm_cli.scene import Queries, TensorRecord
@@ -99,7 +100,7 @@ class Pool:
         config: what they are.
         seed: another seed gives other examples.
         folder: where examples are kept; None keeps nothing.
-        device: where they are rendered.
+        device: where they are wanted; they are rendered there too if it can compute in double precision.
         held_out: draw from the textures of validation.
     """
 
@@ -112,7 +113,8 @@ class Pool:
         device: torch.device | str = "cpu",
         held_out: bool = False,
     ) -> None:
-        self.config, self.seed, self.device = config, seed, torch.device(device)
+        self.config, self.seed = config, seed
+        self.device, self._exact = torch.device(device), with_float64(torch.device(device))
         self.held_out = held_out
         self._textures: Textures | None = None
         self._folder = None if folder is None else folder / self._name()
@@ -133,7 +135,7 @@ class Pool:
         path = None if self._folder is None or not self.config.examples else self._folder / f"{number:06d}.safetensors"
         if path is not None and path.is_file():
             return Example(**load_file(path)).to(self.device)
-        example = self._draw(number)
+        example = self._draw(number).to(self.device)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -145,9 +147,9 @@ class Pool:
     def _draw(self, number: int) -> Example:
         if self._textures is None:
             pictures = read_textures(self.config, held_out=self.held_out)
-            self._textures = make_textures(pictures.to(self.device))
+            self._textures = make_textures(pictures.to(self._exact))
         generator = torch.Generator().manual_seed(seed_of(self.seed, number, "held out" if self.held_out else ""))
-        rendered = render(self.config.scene, self._textures, self.config.scenes_per_example, generator, self.device)
+        rendered = render(self.config.scene, self._textures, self.config.scenes_per_example, generator, self._exact)
         queries = draw_queries(rendered, self.config.queries_per_frame, generator)
         truth = true_tracks(rendered, queries)
         return Example(

@@ -12,6 +12,7 @@ from torch import Tensor
 from vggsfm_cli.camera_estimation.interface import CameraEstimator
 from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
 from vggsfm_cli.checkpoints import load_model
+from vggsfm_cli.devices import moved
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.scene import CameraPriors, Cameras, ImageSet, Points, TensorRecord, Tracks
 from vggsfm_cli.tracking.tracker import CoarseToFineTracker
@@ -48,6 +49,7 @@ class StageSample(TensorRecord):
     def images(self) -> ImageSet:
         """Frames of that size, which show the small pictures."""
         batch, frames = self.visible.shape[:2]
+        device = self.size.device
         long_side = float(self.size.max())
         height, width = self.thumbnail.shape[-2:]
         params = torch.stack(
@@ -56,18 +58,18 @@ class StageSample(TensorRecord):
         )
         return ImageSet(
             pixels=self.thumbnail,
-            mask=torch.ones(batch, frames, height, width, dtype=torch.bool),
-            frame_valid=torch.ones(batch, frames, dtype=torch.bool),
-            stored_from_network=torch.eye(2, 3).expand(batch, frames, 2, 3),
+            mask=torch.ones(batch, frames, height, width, dtype=torch.bool, device=device),
+            frame_valid=torch.ones(batch, frames, dtype=torch.bool, device=device),
+            stored_from_network=torch.eye(2, 3, device=device).expand(batch, frames, 2, 3),
             stored_size=self.size,
             names=(tuple(f"{s:03d}" for s in range(frames)),) * batch,
             originals=None,
             priors=CameraPriors(
                 camera_index=self.start.camera_index,
                 models=self.start.models,
-                params=params.expand(batch, -1, -1),
-                known=torch.zeros(batch, *params.shape, dtype=torch.bool),
-                focal_spread=torch.full((batch, len(params)), GUESSED_FOCAL_SPREAD),
+                params=moved(params, device).expand(batch, -1, -1),
+                known=torch.zeros(batch, *params.shape, dtype=torch.bool, device=device),
+                focal_spread=torch.full((batch, len(params)), GUESSED_FOCAL_SPREAD, device=device),
             ),
         )
 
@@ -84,7 +86,7 @@ def tracks_of(tracker: CoarseToFineTracker, scene: TrackedScene) -> Tracks:
         xy=xy,
         visibility=visibility,
         covariance=covariance,
-        query_frame=torch.arange(scene.frames).repeat_interleave(per_frame)[None],
+        query_frame=torch.arange(scene.frames, device=xy.device).repeat_interleave(per_frame)[None],
         valid=scene.valid[None],
     )
 

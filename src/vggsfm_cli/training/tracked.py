@@ -92,7 +92,7 @@ class TrackedScene(TensorRecord):
         """What the tracker found of the queries of one frame; as float32."""
         views = {name: getattr(self, name)[source] for name in VIEWS}
         views["patches"] = views["patches"].float()
-        return Evidence(query=self.query[source], scale=torch.ones(self.frames), **views)
+        return Evidence(query=self.query[source], scale=self.query.new_ones(self.frames), **views)
 
     def of_frames(self, chosen: list[int]) -> "TrackedScene":
         """The scene as if it had these frames only, in this order, with the tracks that start in them."""

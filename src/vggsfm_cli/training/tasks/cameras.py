@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vggsfm_cli.camera_estimation.transformer import CameraTransformer, CameraTransformerConfig, views_of
 from vggsfm_cli.camera_estimation.views import CameraState
+from vggsfm_cli.devices import with_float64
 from vggsfm_cli.evaluation.poses import auc_max, pair_errors
 from vggsfm_cli.geometry import pose, rotation
 from vggsfm_cli.threads import one_thread_each
@@ -38,7 +39,7 @@ class CamerasTaskConfig:
 
     def build(self, seed: int, device: torch.device) -> "CamerasTask":
         """The task, with a fresh transformer."""
-        return CamerasTask(self, seed, device)
+        return CamerasTask(self, seed, with_float64(device))
 
 
 class CamerasTask(Task):

@@ -6,6 +6,7 @@ implicit gradients. With ``joint = false`` the same stages go on learning at the
 detached input, without the adjustment: the comparison that tells what learning together brings.
 """
 
+import copy
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from vggsfm_cli.camera_estimation.transformer import (
     with_lenses,
 )
 from vggsfm_cli.camera_estimation.views import CameraState
+from vggsfm_cli.devices import with_float64
 from vggsfm_cli.errors import InputError
 from vggsfm_cli.evaluation.poses import pair_errors
 from vggsfm_cli.geometry import pose, robust
@@ -71,7 +73,7 @@ class JointTaskConfig:
 
     def build(self, seed: int, device: torch.device) -> "JointTask":
         """The task, its stages as far as they are trained."""
-        return JointTask(self, seed, device)
+        return JointTask(self, seed, with_float64(device))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,14 +92,14 @@ class JointTask(Task):
         folder = Path(config.pool_folder)
         self._training = stage_pool(config.pool, folder, seed, config.sizes, held_out=False)
         self._validation = stage_pool(config.pool, folder, seed, config.sizes, held_out=True)
-        self.tracker = self._training.tracker.requires_grad_(False).to(device)
+        self.tracker = copy.deepcopy(self._training.tracker).requires_grad_(False).to(device)
         self.judge = self.tracker.judge.requires_grad_(True)
         self.cameras: CameraTransformer = config.cameras.build().to(device)
         self.points: TriangulationTransformer = config.points.build().to(device)
         self.adjuster = config.adjuster.build()
         self.module = nn.ModuleDict({"judge": self.judge, "cameras": self.cameras, "points": self.points})
         self.examples = config.scenes
-        self._seed = seed
+        self._device, self._seed = device, seed
         self._read(config.start)
 
     def _read(self, files: tuple[str, ...]) -> None:
@@ -123,7 +125,7 @@ class JointTask(Task):
                 variant = self.config.variants[place]
                 number = int(torch.randint(self.config.pool.scenes, (1,), generator=generator))
                 scene = self._training.scenes[number].of_frames(self._training.frames(number, variant))
-                chosen.append((scene, self._training(number, variant)))
+                chosen.append((scene.to(self._device), self._training(number, variant).to(self._device)))
         return chosen
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
@@ -146,7 +148,9 @@ class JointTask(Task):
         true, focal = sample.cameras.cam_from_world.double(), true_log_focal(sample)
         weights = [DISCOUNT ** (len(states) - 1 - k) for k in range(len(states))]
         each = [camera_loss(one.cam_from_world, true, one.log_focal, focal) for one in states]
-        terms["cameras"] = (torch.stack(each) * torch.tensor(weights, dtype=true.dtype)).sum() / sum(weights)
+        terms["cameras"] = (
+            torch.stack(each) * torch.tensor(weights, dtype=true.dtype, device=true.device)
+        ).sum() / sum(weights)
         adjusted = self._finish(sample, passed, states[-1])
         if adjusted is None:
             return terms
@@ -215,11 +219,11 @@ class JointTask(Task):
         for variant in self.config.variants:
             for number in range(self.config.validation_scenes):
                 scene = self._validation.scenes[number].of_frames(self._validation.frames(number, variant))
-                sample = self._validation(number, variant)
+                scene, sample = scene.to(self._device), self._validation(number, variant).to(self._device)
                 total.append(float(sum(self._terms(scene, sample).values())))
                 errors, error = self.measure(scene, sample)
-                angles.append(errors)
-                points.append(error)
+                angles.append(errors.cpu())
+                points.append(error.cpu())
                 areas.append(float((1 - errors / 5).clamp(min=0).mean()))
         angle, point = torch.cat(angles), torch.cat(points)
         return {
@@ -241,7 +245,7 @@ class JointTask(Task):
         if adjusted is None:
             return torch.full((frames * (frames - 1) // 2,), 180.0).double(), torch.zeros(0).double()
         true = sample.cameras.cam_from_world[0].double()
-        placed = torch.ones(frames, dtype=torch.bool)
+        placed = torch.ones_like(sample.start.registered[0])
         errors = pair_errors(adjusted.cameras.cam_from_world[0].double(), true, placed)
         return errors.worse_deg, adjusted_point_error(sample, adjusted)
 

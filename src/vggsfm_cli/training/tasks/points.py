@@ -10,6 +10,7 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vggsfm_cli.devices import with_float64
 from vggsfm_cli.geometry import pose, rotation
 from vggsfm_cli.scene import Cameras, Tracks
 from vggsfm_cli.threads import one_thread_each
@@ -42,7 +43,7 @@ class PointsTaskConfig:
 
     def build(self, seed: int, device: torch.device) -> "PointsTask":
         """The task, with a fresh transformer."""
-        return PointsTask(self, seed, device)
+        return PointsTask(self, seed, with_float64(device))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -200,7 +200,7 @@ class TracksTask(Task):
 
 def average_precision(logit: Float[Tensor, " K"], right: Bool[Tensor, " K"]) -> float:
     """Area under precision over recall, by rank."""
-    hits = right[logit.argsort(descending=True, stable=True)].double()
+    hits = right[logit.argsort(descending=True, stable=True)].cpu().double()
     precision = hits.cumsum(0) / torch.arange(1, len(hits) + 1, device=hits.device)
     return float((precision * hits).sum() / hits.sum().clamp(min=1))
 
