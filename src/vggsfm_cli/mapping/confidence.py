@@ -14,6 +14,9 @@ from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.mapping.calibration import excess_deviation, free_adjustment, holding, released
 from vggsfm_cli.mapping.model import Model, Scene
 
+ALONE = 2
+"""Views that nothing else confirms."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConfidenceConfig:
@@ -68,6 +71,9 @@ def judge_model(scene: Scene, model: Model, config: ConfidenceConfig) -> Confide
         (by_focal, f"the views leave the focal length open by about {_percent(deviation)}"),
         (by_agreement, f"only {_percent(agreement)} of the observations in several images agree on one point"),
     ]
+    if level == "high" and len(model.frames) == ALONE and deviation > 0:
+        # the pair fits a wrong focal length as well as the right one where tracks err alike, and no third view objects
+        level, doubts = "medium", [(1.0, "two views alone do not confirm the focal length")]
     reasons = () if level == "high" else tuple(text for _, text in sorted(doubts, reverse=True)[:1])
     return Confidence(value=value, level=level, focal_deviation=deviation, agreement=agreement, reasons=reasons)
 
