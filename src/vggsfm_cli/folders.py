@@ -12,6 +12,7 @@ One process writes to a place: ``claimed`` holds a lock that ends with its proce
 import ctypes
 import errno
 import fcntl
+import itertools
 import os
 import re
 import secrets
@@ -45,7 +46,8 @@ def check_writable(out: Path, *, ours: Callable[[Path], bool], holds: str, insid
         out: resolved.
         ours: whether an entry of ``out`` is of the kind that would be written there, so that it may be replaced.
         holds: what a folder of such entries holds, for the message: "a reconstruction".
-        inside: name of a folder inside ``out`` to suggest instead.
+        inside: name of a folder to suggest instead: beside ``out``, as photographs may lie in it, or inside a mount
+            point.
         overwrite: replace what is there, if all of it is ours.
 
     Raises:
@@ -64,10 +66,16 @@ def check_writable(out: Path, *, ours: Callable[[Path], bool], holds: str, insid
     foreign = [name for name in entries if not ours(out / name)]
     if foreign:
         shown = ", ".join(foreign[:SHOWN_NAMES]) + (", ..." if len(foreign) > SHOWN_NAMES else "")
-        raise UsageError(f"{str(out)!r} holds other files ({shown}).", f"Use a new folder: --out {out / inside}")
+        raise UsageError(f"{str(out)!r} holds other files ({shown}).", f"Use a new folder: --out {_free(out, inside)}")
     if entries and not overwrite:
         raise UsageError(f"{str(out)!r} already holds {holds}.", "Add --overwrite, or choose another --out.")
     _check_parents(out)
+
+
+def _free(out: Path, name: str) -> Path:
+    """A place beside ``out`` where nothing is yet."""
+    numbers = itertools.chain([""], (f"-{k}" for k in itertools.count(2)))
+    return next(path for number in numbers if not (path := out.with_name(f"{out.name}-{name}{number}")).exists())
 
 
 def _check_parents(out: Path) -> None:

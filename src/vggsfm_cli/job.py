@@ -60,6 +60,7 @@ class ReadingOptions(TypedDict):
     intrinsics: Sequence[KnownCamera]
     masks: Path | None
     mask_invert: bool
+    ignore_alpha: bool
 
 
 def model_folder(options: SceneOptions) -> Path | None:
@@ -254,6 +255,7 @@ def _reconstruct(
         "intrinsics": known,
         "masks": options.masks,
         "mask_invert": options.mask_invert,
+        "ignore_alpha": options.ignore_alpha,
     }
     if told is None:
         with clock.stage("images"):
@@ -275,6 +277,8 @@ def _reconstruct(
         chosen = {"images": shown, **options.as_dict(), "device": str(loaded.device)}
         report.update(build_report(photographs, result, options=chosen, seed=options.seed, clock=clock))
         report["weights"] = loaded.weights.as_dict()
+        report["caution"] = photographs.caution
+        report["left_out"] = [dataclasses.asdict(item) for item in found.left_out]
         if film is not None:
             report["video"] = film.as_dict()
         if options.report:
@@ -294,7 +298,12 @@ def _reconstruct(
 
     write_colmap(result, out, overwrite=overwrite, legacy=options.legacy_colmap, extras=add_extras)
     if undistort is not None:
-        export = ExportOptions(masks=options.masks, mask_invert=options.mask_invert, overwrite=overwrite)
+        export = ExportOptions(
+            masks=options.masks,
+            mask_invert=options.mask_invert,
+            ignore_alpha=options.ignore_alpha,
+            overwrite=overwrite,
+        )
         folder = found.root if film is None else out / FRAMES_FOLDER
         export_model(result[0], undistort, folder, export, progress)
     return report

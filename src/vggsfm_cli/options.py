@@ -200,6 +200,9 @@ class SceneOptions(ReconstructOptions):
         Path | None, About("Folder of masks: NAME.jpg.png or NAME.png, black = ignore.", INPUT, unit="DIR")
     ] = None
     mask_invert: Annotated[bool, About("In the masks, white = ignore.", INPUT)] = False
+    ignore_alpha: Annotated[
+        bool, About("Use transparent parts of images too; by default they count as masked.", INPUT)
+    ] = False
     sequential: Annotated[
         bool | None, About("Treat the images as a sequence in the order of their names; default for videos.", INPUT)
     ] = None

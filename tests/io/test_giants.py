@@ -4,6 +4,7 @@ import math
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from vggsfm_cli.errors import NotEnoughMemory
 from vggsfm_cli.io import images as reading
 from vggsfm_cli.io import photographs
 from vggsfm_cli.io.images import read_images
-from vggsfm_cli.io.photographs import PhotographFiles, decode, decode_small, halvings_of, limit_decoding
+from vggsfm_cli.io.photographs import PhotographFiles, decode, halvings_of, limit_decoding
 
 SIZE = 1203, 902
 
@@ -41,12 +42,13 @@ def test_halving_keeps_twice_what_is_looked_at() -> None:
 
 @pytest.mark.parametrize("kind", ["jpg", "png"])
 def test_pixels_stay_where_they_are(kind: str, giants: Path) -> None:
-    whole, _ = decode(giants / f"a.{kind}")
-    small, _, size = decode_small(giants / f"a.{kind}", 128)
-    assert size == SIZE and small.shape[:2] == tuple(math.ceil(side / 4) for side in SIZE[::-1])
+    whole = decode(giants / f"a.{kind}").pixels
+    halved = decode(giants / f"a.{kind}", long_side=128)
+    small = halved.pixels
+    assert halved.size == SIZE and small.shape[:2] == tuple(math.ceil(side / 4) for side in SIZE[::-1])
     means = whole[:900, :1200, 0].reshape(225, 4, 300, 4).mean((1, 3))
     assert abs(small[:225, :300, 0] - means).mean() < 1.0
-    assert decode_small(giants / f"a.{kind}", 1024)[0].shape == whole.shape
+    assert decode(giants / f"a.{kind}", long_side=1024).pixels.shape == whole.shape
 
 
 def test_a_set_of_giants_keeps_its_stored_pixels(giants: Path) -> None:
@@ -65,7 +67,7 @@ def test_what_does_not_fit_alone_is_told_with_the_figure(giants: Path) -> None:
     try:
         with pytest.raises(NotEnoughMemory, match=r"a\.png needs about 0\.0 GB to be decoded"):
             read_images(giants, long_side=128)
-        assert decode_small(giants / "a.jpg", 128)[2] == SIZE  # is never whole
+        assert decode(giants / "a.jpg", long_side=128).size == SIZE  # is never whole
     finally:
         limit_decoding(None)
 
@@ -74,13 +76,13 @@ def test_no_more_are_decoded_at_a_time_than_fit(giants: Path, monkeypatch: pytes
     inside, most, lock = 0, 0, threading.Lock()
     real = photographs._rgb
 
-    def slow(image: Image.Image) -> np.ndarray:
+    def slow(*given: Any, **options: Any) -> np.ndarray:
         nonlocal inside, most
         with lock:
             inside += 1
             most = max(most, inside)
         time.sleep(0.05)
-        pixels = real(image)
+        pixels = real(*given, **options)
         with lock:
             inside -= 1
         return pixels
@@ -98,4 +100,4 @@ def test_no_more_are_decoded_at_a_time_than_fit(giants: Path, monkeypatch: pytes
         finally:
             limit_decoding(None)
         assert most == expected
-    assert reading.decode_small is decode_small
+    assert reading.decode is decode

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from vggsfm_cli.errors import InputError, UsageError
-from vggsfm_cli.io.sources import SUFFIXES, UNREAD_SUFFIXES
+from vggsfm_cli.io.kinds import is_photograph
+from vggsfm_cli.io.sources import is_result
 from vggsfm_cli.reading import read_text
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,9 @@ def _below(folder: Path, root: Path, seen: set[Path]) -> Iterator[Scene]:
         if path.name.startswith(".") or not path.is_dir() or path.resolve() in seen or (path / RESULTS_FILE).exists():
             continue
         seen.add(path.resolve())
+        if is_result(path):
+            logger.warning("%s is a result of this tool: not a scene", path)
+            continue
         name = path.relative_to(root).as_posix()
         if (path / IMAGES_FOLDER).is_dir():
             yield Scene(name=name, images=path / IMAGES_FOLDER)
@@ -100,7 +104,7 @@ def _has_photographs(folder: Path) -> bool:
 
 
 def _is_photograph(path: Path) -> bool:
-    return path.suffix.lower() in (*SUFFIXES, *UNREAD_SUFFIXES) and not path.name.startswith(".") and path.is_file()
+    return not path.name.startswith(".") and path.is_file() and is_photograph(path)
 
 
 def _listed(file: Path) -> list[Path]:

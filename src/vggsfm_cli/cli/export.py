@@ -17,6 +17,9 @@ Masks = Annotated[
     Path | None, typer.Option(help="Folder of masks to export too: NAME.jpg.png, black = ignore.", metavar="DIR")
 ]
 MaskInvert = Annotated[bool, typer.Option("--mask-invert", help="In the masks, white = ignore.")]
+IgnoreAlpha = Annotated[
+    bool, typer.Option("--ignore-alpha", help="Use transparent parts of photographs, which count as masked otherwise.")
+]
 BlankPixels = Annotated[
     float,
     typer.Option(min=0.0, max=1.0, help="0 crops all blank pixels, 1 keeps the whole image; blank pixels are masked."),
@@ -36,10 +39,15 @@ def export(
     ] = None,
     masks: Masks = None,
     mask_invert: MaskInvert = False,
+    ignore_alpha: IgnoreAlpha = False,
     blank_pixels: BlankPixels = 0.0,
     downscale: Annotated[
         list[int] | None,
-        typer.Option(help="Also write images at 1/F of the size; repeat for several.", metavar="F", min=2),
+        typer.Option(
+            help="Also write images at 1/F of the size, to images_F/; repeat for several. Not for instant-ngp.",
+            metavar="F",
+            min=2,
+        ),
     ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -54,7 +62,7 @@ def export(
     """
     _run(
         model, out, images, target, quiet, as_json,
-        masks=masks, mask_invert=mask_invert, blank_pixels=blank_pixels,
+        masks=masks, mask_invert=mask_invert, ignore_alpha=ignore_alpha, blank_pixels=blank_pixels,
         downscale=tuple(downscale or ()), overwrite=overwrite,
     )  # fmt: skip
 
@@ -65,6 +73,7 @@ def undistort(
     out: Out,
     masks: Masks = None,
     mask_invert: MaskInvert = False,
+    ignore_alpha: IgnoreAlpha = False,
     blank_pixels: BlankPixels = 0.0,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -85,6 +94,7 @@ def undistort(
         as_json,
         masks=masks,
         mask_invert=mask_invert,
+        ignore_alpha=ignore_alpha,
         blank_pixels=blank_pixels,
         overwrite=overwrite,
     )

@@ -39,10 +39,11 @@ def report(
     found = model_folders(model)
     run = _report_of_run(found, quiet)
     source = images or _images_of_run(run)
-    photographs = photographs_in(source) if source is not None else None
-    if photographs is None and not quiet:
+    if source is None and not quiet:
         say("The images were not found, so the page has none; name their folder with --images DIR.")
     models = [read_colmap(folder) for folder in found]
+    names = [name for read in models for name in read.names]
+    photographs = photographs_in(source, names) if source is not None else None
     with claimed(out.resolve()), StageProgress(quiet).drawing() as progress:
         save_html_report(
             models,

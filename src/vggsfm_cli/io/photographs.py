@@ -1,20 +1,25 @@
 """Decoding of photographs, and lazy access to them at full resolution."""
 
+import io
 import math
+import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped, UInt8
-from PIL import Image
+from jaxtyping import Bool, Float, Shaped, UInt8
+from PIL import Image, ImageCms
 from torch import Tensor
 
 from vggsfm_cli.errors import NotEnoughMemory
+from vggsfm_cli.io import hdr
+from vggsfm_cli.io.depth import OF_THE_TYPE, Levels, deep_colors, is_deep, levels_of
 from vggsfm_cli.io.exif import AXIS_CHANGES, ExifData, read_exif
 from vggsfm_cli.reading import check_regular
 
@@ -34,15 +39,50 @@ MAX_PIXELS_PER_BYTE = 1000
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 """How files begin that Pillow reads with pillow-heif; AVIF it reads itself."""
 
+HEAD_BYTES = 2**18
+"""Of a file: what is noted about its colours lies there."""
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+
 _OPENING = threading.Lock()
 
 
-def decode(path: Path) -> tuple[UInt8[np.ndarray, "H W 3"], ExifData]:
-    """RGB pixels of a file as stored, EXIF orientation not applied, and its EXIF data.
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """What is in a file.
 
-    Sixteen bits are scaled to eight; transparency is dropped; of several pages the first one counts.
+    Attributes:
+        pixels: RGB as stored, EXIF orientation not applied; hidden colours of transparent pixels among them.
+        alpha: 0 where a pixel is transparent, 255 where it is opaque; None if all are opaque.
+        exif: of the file.
+        size: stored width and height; a giant picture may have been halved, and then has fewer ``pixels``.
+    """
+
+    pixels: UInt8[np.ndarray, "H W 3"]
+    alpha: UInt8[np.ndarray, "H W"] | None
+    exif: ExifData
+    size: tuple[int, int]
+
+    @property
+    def opaque(self) -> Bool[np.ndarray, "H W"] | None:
+        """False where a pixel is wholly transparent; None if none is."""
+        return None if self.alpha is None or self.alpha.all() else self.alpha > 0
+
+
+def decode(path: Path, levels: Levels = OF_THE_TYPE, *, srgb: bool = False, long_side: int | None = None) -> Decoded:
+    """Decode a file; of several pages the first one counts.
+
+    High dynamic range (HLG and PQ, as some HEIC, AVIF and PNG files have it) becomes sRGB.
+
+    Args:
+        path: of the file.
+        levels: what becomes black and white of more than eight bits.
+        srgb: bring colours of another profile to sRGB, which takes about as long as the decoding.
+        long_side: of the picture that is looked at; a giant one is then halved as often as ``halvings_of`` says, a JPEG
+            file without ever being whole. None for all pixels.
 
     Raises:
+        NotEnoughMemory: it needs more memory to decode than there may be.
         OSError, ValueError, SyntaxError and others: whatever Pillow meets in a damaged file.
     """
     with open_picture(path) as image:
@@ -50,10 +90,27 @@ def decode(path: Path) -> tuple[UInt8[np.ndarray, "H W 3"], ExifData]:
         turned_by_pillow = (
             image.format == "TIFF"
         )  # Pillow applies the orientation while it loads a TIFF, and only there
+        size, done = (image.width, image.height), 0
+        times = halvings_of(*size, long_side)
+        if times and image.format in ("JPEG", "MPO"):
+            image.draft("RGB", (size[0] >> times, size[1] >> times))
+            done = round(math.log2(size[0] / image.width))
+        coding = high_dynamic_range(path)
         with _room_for(image.width * image.height, path):
             image.load()
-            pixels = _rgb(image)
-    return to_stored(pixels, exif.orientation) if turned_by_pillow else pixels, exif
+            alpha = _alpha(image)
+            pixels = _rgb(image, path, levels, srgb=srgb and coding is None)
+    if coding is not None:
+        pixels = hdr.to_srgb(pixels, *coding)
+    if turned_by_pillow:
+        pixels = to_stored(pixels, exif.orientation)
+        alpha = None if alpha is None else to_stored(alpha, exif.orientation)
+    if done == 0:
+        size = pixels.shape[1], pixels.shape[0]
+    for _ in range(times - done):
+        pixels = _halved(pixels)
+        alpha = None if alpha is None else _halved(alpha)
+    return Decoded(pixels=pixels, alpha=alpha, exif=exif, size=size)
 
 
 def halvings_of(width: int, height: int, long_side: int | None) -> int:
@@ -66,44 +123,12 @@ def halvings_of(width: int, height: int, long_side: int | None) -> int:
     return max(0, min(3, math.floor(math.log2(max(width, height) / (2 * long_side)))))
 
 
-def decode_small(path: Path, long_side: int | None) -> tuple[UInt8[np.ndarray, "h w 3"], ExifData, tuple[int, int]]:
-    """As ``decode``; a giant picture is halved as it is read, where its file allows it without ever being whole.
-
-    Args:
-        path: of the file.
-        long_side: of the picture that is looked at; None for all pixels.
-
-    Returns:
-        Its pixels, halved as often as ``halvings_of`` says; EXIF data; stored width and height.
-
-    Raises:
-        NotEnoughMemory: it needs more memory to decode than there may be.
-        OSError, ValueError, SyntaxError and others: whatever Pillow meets in a damaged file.
-    """
-    with open_picture(path) as image:
-        size = image.width, image.height
-        times = halvings_of(*size, long_side)
-        if times == 0 or image.format not in ("JPEG", "MPO"):
-            pixels, exif = decode(path)
-            size = pixels.shape[1], pixels.shape[0]
-            return _halved(pixels, times), exif, size
-        exif = read_exif(image)
-        image.draft("RGB", (size[0] >> times, size[1] >> times))
-        done = round(math.log2(size[0] / image.width))
-        with _room_for(image.width * image.height, path):
-            image.load()
-            pixels = _rgb(image)
-    return _halved(pixels, times - done), exif, size
-
-
-def _halved(pixels: UInt8[np.ndarray, "H W 3"], times: int) -> UInt8[np.ndarray, "h w 3"]:
+def _halved(pixels: UInt8[np.ndarray, "H W *c"]) -> UInt8[np.ndarray, "h w *c"]:
     """Each pixel the mean of a square; what is left over at the end of a row or column counts with the last one."""
-    for _ in range(times):
-        odd = [(0, side % 2) for side in pixels.shape[:2]]
-        even = np.pad(pixels, (*odd, (0, 0)), mode="edge") if odd != [(0, 0), (0, 0)] else pixels
-        size = even.shape[1] // 2, even.shape[0] // 2
-        pixels = np.asarray(cv2.resize(even, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    return pixels
+    odd = [(0, side % 2) for side in pixels.shape[:2]]
+    even = np.pad(pixels, odd + [(0, 0)] * (pixels.ndim - 2), mode="edge") if odd != [(0, 0), (0, 0)] else pixels
+    size = even.shape[1] // 2, even.shape[0] // 2
+    return np.asarray(cv2.resize(even, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def limit_decoding(limit_bytes: int | None) -> None:
@@ -159,8 +184,8 @@ def read_header(path: Path) -> tuple[tuple[int, int], ExifData]:
     with open_picture(path) as image:
         if image.format not in ("TIFF", "HEIF"):  # whose size Pillow tells turned or not, as it happens
             return (image.width, image.height), read_exif(image)
-    pixels, exif = decode(path)
-    return (pixels.shape[1], pixels.shape[0]), exif
+    found = decode(path)
+    return found.size, found.exif
 
 
 def to_upright(pixels: Shaped[np.ndarray, "H W *c"], orientation: int) -> Shaped[np.ndarray, "h w *c"]:
@@ -177,17 +202,48 @@ def to_stored(pixels: Shaped[np.ndarray, "h w *c"], orientation: int) -> Shaped[
     return np.ascontiguousarray(swapped[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1])
 
 
+def find_levels(paths: Sequence[Path]) -> Levels:
+    """One choice of levels for all pictures of a set, so that equal values stay equal in all of them.
+
+    Files that cannot be read count as those of eight bits.
+    """
+
+    def values(path: Path) -> Shaped[np.ndarray, "..."] | None:
+        try:
+            with open_picture(path) as image:
+                if not is_deep(image, path):
+                    return None
+                if image.mode.startswith("I") or image.mode == "F":
+                    return np.asarray(image)
+            return deep_colors(path)
+        except MemoryError:
+            raise
+        except Exception:  # decoders meet damage with anything from OSError to struct.error
+            return None
+
+    return levels_of(paths, values)
+
+
 class PhotographFiles:
     """``Originals`` that lie in files: decoded when asked for, grey pictures kept while memory allows.
 
     Args:
         paths: one file a frame, of one scene.
+        levels: of the scene.
         cache_bytes: how much is kept; the least recently used picture goes first.
         long_side: of the pictures that are looked at; giant photographs are halved towards it, see ``halvings_of``.
     """
 
-    def __init__(self, paths: Sequence[Path], cache_bytes: int = 512 * 2**20, long_side: int | None = None) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        levels: Levels = OF_THE_TYPE,
+        *,
+        cache_bytes: int = 512 * 2**20,
+        long_side: int | None = None,
+    ) -> None:
         self.paths = tuple(paths)
+        self.levels = levels
         self.long_side = long_side
         self.cache_bytes = cache_bytes
         self._kept: OrderedDict[int, UInt8[np.ndarray, "H W"]] = OrderedDict()
@@ -201,14 +257,17 @@ class PhotographFiles:
             if pixels is not None:
                 self._kept.move_to_end(s)
         if pixels is None:
-            pixels = luminance(decode_small(self.paths[s], self.long_side)[0])
+            pixels = luminance(self._decoded(s))
             self.keep(s, pixels)
         return torch.from_numpy(pixels).float().div_(255)
 
     def color(self, b: int, s: int) -> Float[Tensor, "3 H W"]:
         """RGB in [0, 1] of a frame at its stored size, if it is giant halved; stored orientation, on the CPU."""
         del b
-        return torch.from_numpy(decode_small(self.paths[s], self.long_side)[0]).permute(2, 0, 1).float().div_(255)
+        return torch.from_numpy(self._decoded(s)).permute(2, 0, 1).float().div_(255)
+
+    def _decoded(self, s: int) -> UInt8[np.ndarray, "h w 3"]:
+        return decode(self.paths[s], self.levels, long_side=self.long_side).pixels
 
     def keep(self, s: int, grey: UInt8[np.ndarray, "H W"]) -> None:
         """Put a decoded picture into the cache."""
@@ -259,21 +318,80 @@ def _learn_heif() -> None:
         pillow_heif.register_heif_opener(thumbnails=False)
 
 
-def _rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+def high_dynamic_range(path: Path) -> tuple[hdr.Transfer, int] | None:
+    """Transfer function and primaries of a still picture of high dynamic range; None of all others.
+
+    HEIC and AVIF files note them in a box ``colr`` of the kind ``nclx``, PNG files in a chunk ``cICP``.
+    """
+    with path.open("rb") as file:
+        start = file.read(HEAD_BYTES)
+    numbers: tuple[int, int] | None = None
+    if start[4:8] == b"ftyp" and (at := start.find(b"colrnclx")) >= 0:
+        numbers = struct.unpack_from(">HH", start.ljust(at + 12, b"\0"), at + 8)
+    elif start.startswith(PNG_START) and 0 <= (at := start.find(b"cICP")) < start.find(b"IDAT"):
+        numbers = (start[at + 4], start[at + 5])
+    if numbers is None or numbers[1] not in list(hdr.Transfer):
+        return None
+    return hdr.Transfer(numbers[1]), numbers[0]
+
+
+def may_be_transparent(image: Image.Image) -> bool:
+    """Whether an opened picture has an alpha channel, or a colour that stands for nothing."""
+    return image.has_transparency_data and not image.mode.startswith(("I", "F"))
+
+
+def may_be_transparent_file(path: Path) -> bool:
+    """As ``may_be_transparent`` of a file; False if it cannot be read."""
+    try:
+        with open_picture(path) as image:
+            return may_be_transparent(image)
+    except MemoryError:
+        raise
+    except Exception:  # decoders meet damage with anything from OSError to struct.error
+        return False
+
+
+def _alpha(image: Image.Image) -> UInt8[np.ndarray, "H W"] | None:
+    if not may_be_transparent(image):
+        return None
+    alpha = np.array(image.convert("RGBA").getchannel("A"))
+    return None if (alpha == 255).all() else alpha  # noqa: PLR2004
+
+
+def _rgb(image: Image.Image, path: Path, levels: Levels, *, srgb: bool) -> UInt8[np.ndarray, "H W 3"]:
     if image.mode.startswith("I") or image.mode == "F":
-        grey = _eight_bits(np.asarray(image))
+        grey = levels.eight_bits(np.asarray(image))
         return np.repeat(grey[..., None], 3, axis=2)
+    if levels.color is not None and is_deep(image, path):
+        values = deep_colors(path)
+        if values is not None and values.shape[:2] == (image.height, image.width):
+            return levels.eight_bits(values)
+    if srgb and (profile := image.info.get("icc_profile")):
+        image = _managed(image, profile)
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # keeps a transparent palette entry from being taken for a colour
     return np.array(image.convert("RGB"))  # a copy, since Pillow's own memory is read-only
 
 
-def _eight_bits(values: Shaped[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
-    """Grey values of more than eight bits, scaled by the range of their type (floats: [0, 1] or their maximum)."""
-    numbers = np.nan_to_num(values.astype(np.float64))
-    highest = float(numbers.max(initial=0.0))
-    if np.issubdtype(values.dtype, np.floating):
-        top = 1.0 if highest <= 1.0 else highest
-    else:
-        top = float(2**16 - 1) if highest < 2**16 else highest
-    return np.clip(np.rint(numbers * (255.0 / top)), 0, 255).astype(np.uint8)
+def has_colors_of_its_own(image: Image.Image) -> bool:
+    """Whether a picture comes with a colour profile other than sRGB."""
+    profile = image.info.get("icc_profile") or b""
+    return profile != b"" and b"sRGB" not in profile[:HEAD_BYTES].replace(b"\0", b"")  # a name may be in UTF-16
+
+
+def _managed(image: Image.Image, profile: bytes) -> Image.Image:
+    """The picture in sRGB; as it is if its profile is sRGB, damaged, or for other channels."""
+    if not has_colors_of_its_own(image) or image.mode not in ("RGB", "RGBA", "L", "CMYK"):
+        return image
+    try:
+        return (
+            ImageCms.profileToProfile(
+                image,
+                ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+                ImageCms.createProfile("sRGB"),
+                outputMode="RGB",
+            )
+            or image
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image

@@ -21,6 +21,9 @@ from vggsfm_cli.mapping.partial import Partial, TrackedScene
 from vggsfm_cli.scene import Cameras
 from vggsfm_cli.triangulation.ransac import frame_focal
 
+ALONE = 2
+"""Views that nothing else confirms."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConfidenceConfig:
@@ -76,6 +79,9 @@ def judge(scene: TrackedScene, partial: Partial, config: ConfidenceConfig) -> Co
         (by_focal, f"the views leave the focal length open by about {_percent(deviation)}"),
         (by_agreement, f"only {_percent(agreement)} of the observations in several images agree on one point"),
     ]
+    if level == "high" and len(partial.frames) == ALONE and deviation > 0:
+        # the pair fits a wrong focal length as well as the right one where tracks err alike, and no third view objects
+        level, doubts = "medium", [(1.0, "two views alone do not confirm the focal length")]
     reasons = () if level == "high" else tuple(text for _, text in sorted(doubts, reverse=True)[:1])
     return Confidence(value=value, level=level, focal_deviation=deviation, agreement=agreement, reasons=reasons)
 
