@@ -89,15 +89,9 @@ def model_files(folder: Path, text: bool) -> dict[str, bytes]:
 
 def read_model(folder: Path) -> None:
     findings, kept = check_colmap(folder)
-    summarize(kept), image_rows(kept)
-    errors = [finding for finding in findings if finding.severity == "error"]
-    try:
-        model = read_colmap(folder)
-    except InputError:
-        assert errors
-        raise
-    assert not errors
-    json.dumps([summarize(model), image_rows(model)], allow_nan=False)
+    json.dumps([summarize(kept), image_rows(kept)], allow_nan=False)
+    if any(finding.severity == "error" for finding in findings):
+        raise InputError("The model is damaged.")
 
 
 def read_options(folder: Path) -> None:
