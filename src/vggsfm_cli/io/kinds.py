@@ -15,7 +15,7 @@ UNREAD_SUFFIXES = (".jxl", ".svg", ".exr", ".hdr")
 VIDEO_SUFFIXES = (
     ".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts", ".m2ts", ".ts", ".wmv", ".3gp",
 )  # fmt: skip
-OTHER_FILMS = (".lrv", ".insv", ".360", ".braw")
+OTHER_FILMS = (".lrv", ".lrf", ".insv", ".360", ".braw")
 THUMBNAIL_SUFFIXES = (".thm", ".ithmb")
 """Small copies that cameras write beside photographs and films."""
 
