@@ -25,30 +25,15 @@ AdjusterConfig = SchurConfig | TheseusConfig | CeresConfig
 """The solvers of the last stage; all solve the same problem."""
 
 Record = TypeVar("Record", bound=TensorRecord)
+Stage_co = TypeVar("Stage_co", bound=nn.Module, covariant=True)
 
 
 @runtime_checkable
-class TrackerConfig(Protocol):
-    """Settings of a tracker, in a frozen dataclass."""
+class StageConfig(Protocol[Stage_co]):
+    """Settings of a stage, in a frozen dataclass."""
 
-    def build(self) -> PointTracker:
-        """The tracker, with weights still to be loaded."""
-
-
-@runtime_checkable
-class CameraEstimatorConfig(Protocol):
-    """Settings of a camera estimator, in a frozen dataclass."""
-
-    def build(self) -> CameraEstimator:
-        """The estimator, with weights still to be loaded."""
-
-
-@runtime_checkable
-class TriangulatorConfig(Protocol):
-    """Settings of a triangulator, in a frozen dataclass."""
-
-    def build(self) -> Triangulator:
-        """The triangulator, with weights still to be loaded."""
+    def build(self) -> Stage_co:
+        """The stage, with weights still to be loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +45,9 @@ class VGGSfMConfig:
 
     name: str = "small"
     recipe: str = "small"
-    tracker: TrackerConfig = field(default_factory=CoarseToFineTrackerConfig)
-    camera_estimator: CameraEstimatorConfig = field(default_factory=PreliminaryCamerasConfig)
-    triangulator: TriangulatorConfig = field(default_factory=RansacTriangulatorConfig)
+    tracker: StageConfig[PointTracker] = field(default_factory=CoarseToFineTrackerConfig)
+    camera_estimator: StageConfig[CameraEstimator] = field(default_factory=PreliminaryCamerasConfig)
+    triangulator: StageConfig[Triangulator] = field(default_factory=RansacTriangulatorConfig)
     adjuster: AdjusterConfig = field(default_factory=SchurConfig)
 
     def build(self) -> "VGGSfM":

@@ -39,8 +39,7 @@ class Loss(StrEnum):
     GEMAN_MCCLURE = "geman-mcclure"
 
 
-Group = Literal["Input", "Cameras", "Speed and memory", "Output", "Advanced"]
-GROUPS: tuple[Group, ...] = get_args(Group)
+GROUPS = INPUT, CAMERAS, SPEED, OUTPUT, ADVANCED = "Input", "Cameras", "Speed and memory", "Output", "Advanced"
 """Headings of the help, in their order."""
 
 
@@ -53,15 +52,15 @@ class About:
         group: where the help shows it.
         unit: of a number, or what a text holds; empty if the type says enough.
         minimum: smallest number allowed.
-        shapes_result: whether another value can change what is written.
+        shapes: whether another value can change what is written.
     """
 
     help: str
-    group: Group
+    group: str
     _: KW_ONLY
     unit: str = ""
     minimum: int | float | None = None
-    shapes_result: bool = True
+    shapes: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,46 +139,41 @@ class ReconstructOptions:
         UsageError: a value out of its range.
     """
 
-    preset: Annotated[
-        Preset, About("auto: the one of the model; fast: fewer tracks, about half the time.", "Speed and memory")
-    ] = "auto"
+    preset: Annotated[Preset, About("auto: the one of the model; fast: fewer tracks, about half the time.", SPEED)] = (
+        "auto"
+    )
     query_points: Annotated[
         int | None,
-        About(
-            "Tracks started per image; by default 1024, with fast 512, with v2 2048.",
-            "Speed and memory",
-            unit="N",
-            minimum=16,
-        ),
+        About("Tracks started per image; by default 1024, with fast 512, with v2 2048.", SPEED, unit="N", minimum=16),
     ] = None
     long_side: Annotated[
-        int, About("Long side of the images as the networks see them.", "Speed and memory", unit="PX", minimum=64)
+        int, About("Long side of the images as the networks see them.", SPEED, unit="PX", minimum=64)
     ] = 1024
     max_memory: Annotated[
         float | None,
         About(
             "Memory limit for networks and tracks, on the device; by default most of the free memory.",
-            "Speed and memory",
+            SPEED,
             unit="GB",
             minimum=0.1,
-            shapes_result=False,
+            shapes=False,
         ),
     ] = None
     refine_principal_point: Annotated[
         AutoChoice,
-        About("Estimate the principal point in the last adjustment; auto: if the images determine it.", "Advanced"),
+        About("Estimate the principal point in the last adjustment; auto: if the images determine it.", ADVANCED),
     ] = "auto"
     extra_points: Annotated[
         int,
-        About("Triangulate up to N more points between the others, for denser models.", "Output", unit="N", minimum=0),
+        About("Triangulate up to N more points between the others, for denser models.", OUTPUT, unit="N", minimum=0),
     ] = 0
     queries: Annotated[
-        QuerySource, About("Keypoints at which tracks of v2 start; auto: aliked if installed, else sift.", "Advanced")
+        QuerySource, About("Keypoints at which tracks of v2 start; auto: aliked if installed, else sift.", ADVANCED)
     ] = "auto"
     precision: Annotated[
-        Precision, About("Number type of the networks; geometry is always float32 or float64.", "Advanced")
+        Precision, About("Number type of the networks; geometry is always float32 or float64.", ADVANCED)
     ] = "float32"
-    seed: Annotated[int, About("Random seed; equal seeds give equal results.", "Advanced", unit="N", minimum=0)] = 0
+    seed: Annotated[int, About("Random seed; equal seeds give equal results.", ADVANCED, unit="N", minimum=0)] = 0
 
     def __post_init__(self) -> None:
         for one in options_of(type(self)):
@@ -196,75 +190,64 @@ class SceneOptions(ReconstructOptions):
         UsageError: a value out of its range, or a combination that makes no sense.
     """
 
-    recursive: Annotated[bool, About("Include sub-folders; image names are then relative paths.", "Input")] = False
+    recursive: Annotated[bool, About("Include sub-folders; image names are then relative paths.", INPUT)] = False
     masks: Annotated[
-        Path | None, About("Folder of masks: NAME.jpg.png or NAME.png, black = ignore.", "Input", unit="DIR")
+        Path | None, About("Folder of masks: NAME.jpg.png or NAME.png, black = ignore.", INPUT, unit="DIR")
     ] = None
-    mask_invert: Annotated[bool, About("In the masks, white = ignore.", "Input")] = False
+    mask_invert: Annotated[bool, About("In the masks, white = ignore.", INPUT)] = False
     sequential: Annotated[
-        bool | None, About("Treat the images as a sequence in the order of their names; default for videos.", "Input")
+        bool | None, About("Treat the images as a sequence in the order of their names; default for videos.", INPUT)
     ] = None
     fps: Annotated[
         float,
-        About(
-            "Frames per second to take from a video, the sharpest of each interval.", "Input", unit="N", minimum=0.01
-        ),
+        About("Frames per second to take from a video, the sharpest of each interval.", INPUT, unit="N", minimum=0.01),
     ] = 4.0
     max_frames: Annotated[
-        int | None, About("Take at most N frames, spread over the whole video.", "Input", unit="N", minimum=2)
+        int | None, About("Take at most N frames, spread over the whole video.", INPUT, unit="N", minimum=2)
     ] = None
-    camera_model: Annotated[CameraModel, About("Camera model, by its COLMAP name.", "Cameras")] = "SIMPLE_RADIAL"
-    camera_mode: Annotated[
-        CameraMode, About("Which images share a camera; auto: by size and EXIF data.", "Cameras")
-    ] = "auto"
+    camera_model: Annotated[CameraModel, About("Camera model, by its COLMAP name.", CAMERAS)] = "SIMPLE_RADIAL"
+    camera_mode: Annotated[CameraMode, About("Which images share a camera; auto: by size and EXIF data.", CAMERAS)] = (
+        "auto"
+    )
     intrinsics: Annotated[
         str | None,
         About(
             "Known intrinsics: parameters of --camera-model in order, distortion optional; a JSON file; or a COLMAP "
             "model.",
-            "Cameras",
+            CAMERAS,
             unit="f,cx,cy|fx,fy,cx,cy,...|PATH",
         ),
     ] = None
-    device: Annotated[Device, About("Device of the networks.", "Speed and memory", shapes_result=False)] = "auto"
+    device: Annotated[Device, About("Device of the networks.", SPEED, shapes=False)] = "auto"
     threads: Annotated[
-        int | None,
-        About("CPU threads; by default all cores.", "Speed and memory", unit="N", minimum=1, shapes_result=False),
+        int | None, About("CPU threads; by default all cores.", SPEED, unit="N", minimum=1, shapes=False)
     ] = None
-    overview: Annotated[bool, About("Draw DIR/overview.png.", "Output")] = True
-    report: Annotated[bool, About("Write DIR/report.html, a page with the model in 3D and all images.", "Output")] = (
-        False
-    )
+    overview: Annotated[bool, About("Draw DIR/overview.png.", OUTPUT)] = True
+    report: Annotated[bool, About("Write DIR/report.html, a page with the model in 3D and all images.", OUTPUT)] = False
     min_registered: Annotated[
         int,
         About(
-            "Exit with 5 if the largest model has fewer images than this.",
-            "Output",
-            unit="N",
-            minimum=0,
-            shapes_result=False,
+            "Exit with 5 if the largest model has fewer images than this.", OUTPUT, unit="N", minimum=0, shapes=False
         ),
     ] = 0
     legacy_colmap: Annotated[
-        bool, About("Leave out rigs.bin and frames.bin, for programs that read COLMAP 3 models.", "Output")
+        bool, About("Leave out rigs.bin and frames.bin, for programs that read COLMAP 3 models.", OUTPUT)
     ] = False
     model: Annotated[
         str,
         About(
             "Networks to use; auto: v2 on CUDA if it is downloaded, else small. v2 is experimental.",
-            "Advanced",
+            ADVANCED,
             unit="auto|small|v2|DIR|hf:REPO@REV",
         ),
     ] = "auto"
-    revision: Annotated[str | None, About("Branch, tag or commit of a model on the Hub.", "Advanced", unit="REV")] = (
-        None
-    )
-    offline: Annotated[bool, About("Never use the network.", "Advanced", shapes_result=False)] = False
+    revision: Annotated[str | None, About("Branch, tag or commit of a model on the Hub.", ADVANCED, unit="REV")] = None
+    offline: Annotated[bool, About("Never use the network.", ADVANCED, shapes=False)] = False
     adjuster: Annotated[
         Adjuster | None,
         About(
             "Solver of the final bundle adjustments; by default the one of the model. ceres weighs all points equally.",
-            "Advanced",
+            ADVANCED,
         ),
     ] = None
 

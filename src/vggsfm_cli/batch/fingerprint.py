@@ -30,7 +30,7 @@ def hash_inputs(files: Mapping[str, Path]) -> str:
 
 def hash_options(options: SceneOptions) -> str:
     """SHA-256 over the options that shape a result, and over the content of files that they name."""
-    counted = {one.name for one in options_of(SceneOptions) if one.about.shapes_result}.difference(COUNTED_AS_INPUT)
+    counted = {one.name for one in options_of(SceneOptions) if one.about.shapes}.difference(COUNTED_AS_INPUT)
     chosen = {name: value for name, value in options.as_dict().items() if name in counted}
     if (model := model_folder(options)) is not None:
         chosen["model"] = _contents(model / name for name in (CONFIG_FILE, WEIGHTS_FILE))
