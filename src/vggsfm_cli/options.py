@@ -144,12 +144,7 @@ class ReconstructOptions:
     )
     query_points: Annotated[
         int | None,
-        About(
-            "Tracks started per image; by default 1024, with fast 512, with v2 2048.",
-            SPEED,
-            unit="N",
-            minimum=16,
-        ),
+        About("Tracks started per image; by default 1024, with fast 512, with v2 2048.", SPEED, unit="N", minimum=16),
     ] = None
     long_side: Annotated[
         int, About("Long side of the images as the networks see them.", SPEED, unit="PX", minimum=64)
@@ -228,8 +223,7 @@ class SceneOptions(ReconstructOptions):
     ] = None
     device: Annotated[Device, About("Device of the networks.", SPEED, shapes=False)] = "auto"
     threads: Annotated[
-        int | None,
-        About("CPU threads; by default all cores.", SPEED, unit="N", minimum=1, shapes=False),
+        int | None, About("CPU threads; by default all cores.", SPEED, unit="N", minimum=1, shapes=False)
     ] = None
     overview: Annotated[bool, About("Draw DIR/overview.png.", OUTPUT)] = True
     report: Annotated[bool, About("Write DIR/report.html, a page with the model in 3D and all images.", OUTPUT)] = False
