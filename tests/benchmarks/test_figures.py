@@ -18,7 +18,7 @@ def test_what_is_outside_a_block_is_left_alone() -> None:
 
 
 def test_parameters_of_all_parts_sum_up() -> None:
-    parts = ("tracker.encoder.", "tracker.judge.", "camera_estimator.", "triangulator.")
+    parts = ("tracker.encoder.", "tracker.context.", "tracker.judge.", "camera_estimator.", "triangulator.")
     millions = [float(figures.parameters(part).split()[0]) for part in parts]
     assert abs(sum(millions) - float(figures.parameters().split()[0])) < 0.021
     assert min(millions) > 0

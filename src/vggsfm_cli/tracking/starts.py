@@ -152,7 +152,7 @@ class _Search:
     Attributes:
         xy: network pixels.
         similarity: cosine of the descriptors there.
-        way_back_px: how far from the query the way back ends.
+        way_back_px: distance between the query and the position that its match, searched in the query frame, leads to.
         trusted: whether it may vote.
         sure: whether it is believed whatever its neighbours say.
     """
