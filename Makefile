@@ -75,7 +75,7 @@ bench-sequence: $(VENV)/.package
 	$(BIN)/python benchmarks/sequence.py $(BENCH_ARGS)
 
 bench-v2: $(VENV)/.package
-	PYTHONPATH=tests $(BIN)/python benchmarks/v2.py
+	$(BIN)/python benchmarks/v2.py
 
 ablate: $(VENV)/.test
 	$(BIN)/python benchmarks/ablate.py $(ABLATE_ARGS)

@@ -1,8 +1,8 @@
 """Time and memory of the v2 tracker against the naive one, which computes what the specification says, as it says it.
 
-    PYTHONPATH=tests python benchmarks/v2.py [--size 512] [--queries 512] [--frames 6] [--threads 2]
+    python benchmarks/v2.py [--size 512] [--queries 512] [--frames 6] [--threads 2]
 
-The naive one (``tests/v2_naive.py``) has correlation volumes of whole maps, attention with its weights written out and
+The naive one (``v2_naive.py``) has correlation volumes of whole maps, attention with its weights written out and
 all patches at once. Weights are the recipe's of the golden values, pictures are random texture. Every variant runs in a
 process of its own; the outputs are compared. The matrix products of the coarse tracker are also timed alone: they are
 what both have in common. Writes ``benchmarks/v2.json`` and ``benchmarks/v2.md``; run it with nothing else running, for
@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import v2_naive
 from products import products_of
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-
-import v2_naive
 from v2_recipe import published
+
 from vggsfm_cli.recipes.v2.encoders import COARSE_STRIDE
 from vggsfm_cli.recipes.v2.patches import refine
 from vggsfm_cli.recipes.v2.tracker import V2Tracker, V2TrackerConfig

@@ -1,7 +1,10 @@
-"""The direction of imports: a room may import the rooms below it, never its own neighbours, never those above."""
+"""The direction of imports: a room may import the rooms below it, never its own neighbours, never those above.
+
+Also that a reconstruction does without the laboratory, and the benchmarks without the tests.
+"""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -98,3 +101,48 @@ def test_third_parties_have_one_door(path: Path) -> None:
 
 def test_errors_know_nothing() -> None:
     assert not rooms_imported(ROOT / "errors.py")
+
+
+LABORATORY = {"synthetic", "training", "evaluation"}
+"""Rooms that make, train and measure; no reconstruction needs them."""
+
+MODULES = {
+    ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES
+}
+
+
+def reached(starts: Iterable[str]) -> set[str]:
+    """Modules of the package that these ones import, directly or not, also inside functions."""
+    found: set[str] = set()
+    pending = list(starts)
+    while pending:
+        module = pending.pop()
+        if module in found:
+            continue
+        found.add(module)
+        for name in imports(MODULES[module]):
+            parts = name.split(".")
+            prefixes = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
+            pending.extend(prefixes & set(MODULES))
+    return found
+
+
+def test_a_reconstruction_needs_no_laboratory() -> None:
+    starts = [f"{PACKAGE}.{name}" for name in ("pipeline", "job", "cli.reconstruct", "cli.batch")]
+    starts += [name for name, path in MODULES.items() if room_of(path) in {"sequence", "batch"}]
+    modules = reached(starts)
+    assert f"{PACKAGE}.mapping.mapper" in modules  # the way down is followed
+    assert not {name for name in modules if room_of(MODULES[name]) in LABORATORY}
+
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+HELPERS = {path.stem for path in Path(__file__).parent.rglob("*.py")} - {path.stem for path in BENCHMARKS.rglob("*.py")}
+"""Modules that only the folder of tests has."""
+
+
+@pytest.mark.parametrize(
+    "path", sorted(BENCHMARKS.rglob("*.py")), ids=lambda path: path.relative_to(BENCHMARKS).as_posix()
+)
+def test_benchmarks_import_no_tests(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imports(path)}
+    assert not roots & (HELPERS | {"tests"})

@@ -5,9 +5,9 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from v2_recipe import published
 
 from goldens import golden
-from v2_recipe import published
 from vggsfm_cli.nn.dinov2 import DINOv2, DINOv2Config
 from vggsfm_cli.recipes.v2.tracker import V2Tracker, V2TrackerConfig
 from vggsfm_cli.recipes.v2.weights import backbone_key, tracker_key

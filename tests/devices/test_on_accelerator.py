@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from v2_recipe import SHALLOW, with_recipe_weights
 
 from goldens import golden
 from support.pretended import AVAILABLE, pretended_device
-from v2_recipe import SHALLOW, with_recipe_weights
 from v2_scenes import image_set
 from vggsfm_cli.bundle_adjustment.ceres_solver import CeresConfig
 from vggsfm_cli.bundle_adjustment.problem import build_problem

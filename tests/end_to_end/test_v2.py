@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
+from v2_recipe import SHALLOW, recipe, with_recipe_weights
 
 from goldens import golden, needs_full_set
-from v2_recipe import SHALLOW, recipe, with_recipe_weights
 from vggsfm_cli.checkpoints import convert as conversion
 from vggsfm_cli.checkpoints.convert import PublishedLayout
 from vggsfm_cli.checkpoints.files import save_model

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+import v2_naive
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import v2_naive
 from goldens import REDUCED, golden, needs_full_set
 from v2_golden import COMMITTED, OMITTED, check, pictures, recipe_tracker
 from vggsfm_cli.nn.cnn import resize_aligned

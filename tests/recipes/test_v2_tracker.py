@@ -8,9 +8,9 @@ import dataclasses
 
 import pytest
 import torch
+import v2_naive
 from torch import Tensor
 
-import v2_naive
 from goldens import golden
 from v2_golden import pictures, recipe_tracker
 from v2_scenes import image_set

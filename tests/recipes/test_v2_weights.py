@@ -1,8 +1,8 @@
 import pytest
 import torch
+from v2_recipe import SHAPES
 
 from goldens import golden_json, needs_full_set
-from v2_recipe import SHAPES
 from vggsfm_cli.checkpoints.files import config_from_json, config_to_json
 from vggsfm_cli.recipes.v2.weights import V2, our_key, published_keys, published_shapes
 

@@ -21,7 +21,7 @@ from vggsfm_cli.recipes.v2.tracker import V2TrackerConfig
 from vggsfm_cli.recipes.v2.transformer import UpdateTransformerConfig
 from vggsfm_cli.recipes.v2.weights import V2, our_key
 
-SHAPES: dict[str, list[int]] = json.loads((Path(__file__).parent / "golden" / "v2_shapes.json").read_text())
+SHAPES: dict[str, list[int]] = json.loads((Path(__file__).parent / "v2_shapes.json").read_text())
 """Shape of every published weight."""
 
 EMBEDDINGS = {"cls_token", "pos_embed", "register_tokens", "mask_token", "pose_token", "virual_tracks"}
