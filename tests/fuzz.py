@@ -45,9 +45,10 @@ from vggsfm_cli.config_file import read_config, to_toml
 from vggsfm_cli.errors import InputError, VGGSfMError
 from vggsfm_cli.evaluation.truth import read_posed_images
 from vggsfm_cli.export.targets import check_export
-from vggsfm_cli.io.images import _read
+from vggsfm_cli.io.images import read_photograph
 from vggsfm_cli.io.intrinsics import read_intrinsics
 from vggsfm_cli.io.masks import read_mask
+from vggsfm_cli.io.photographs import find_levels
 from vggsfm_cli.io.sources import find_images
 from vggsfm_cli.options import SceneOptions
 from vggsfm_cli.report import image_rows, summarize
@@ -102,7 +103,7 @@ def read_options(folder: Path) -> None:
 def read_pictures(folder: Path) -> None:
     """The damaged one; the others are as they were written before."""
     for path in folder.iterdir():
-        found = _read(path, 64, None, False)
+        found = read_photograph(path, 64, None, False, find_levels([path]), ignore_alpha=False)
         if isinstance(found, str):
             raise InputError(found)
         assert np.isfinite(found.stored_from_network).all() and found.pixels.shape[0] <= 64

@@ -4,13 +4,13 @@ import dataclasses
 
 import torch
 
+from support.noise import NoiseConfig, add_noise
+from support.worlds import Path, World, WorldConfig, blank_images, make_world, observe
 from vggsfm_cli.evaluation.poses import pair_errors
-from vggsfm_cli.geometry import rotation
+from vggsfm_cli.geometry import pose, rotation
 from vggsfm_cli.mapping.partial import Partial, TrackedScene
 from vggsfm_cli.mapping.rounds import triangulate
 from vggsfm_cli.scene import Cameras, ImageSet
-from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
-from vggsfm_cli.synthetic.worlds import Path, World, WorldConfig, blank_images, look_at, make_world, observe
 from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
 
 NOISE = NoiseConfig(sigma_px=0.3, outliers=0.02, missing=0.05)
@@ -28,7 +28,7 @@ def from_above(distortion: float = 0.0) -> World:
     y = 0.3 * torch.randn(8, generator=torch.Generator().manual_seed(0)).double()
     centers = torch.stack([x, y, torch.full_like(x, -5.0)], -1)
     down = torch.tensor([0.0, 0.0, 5.0], dtype=torch.float64)
-    poses = look_at(centers, centers + down, torch.zeros(8, dtype=torch.float64))
+    poses = pose.look_at(centers, centers + down, torch.zeros(8, dtype=torch.float64))
     flat = world.points.xyz_world * torch.tensor([1.0, 1.0, 0.03], dtype=torch.float64)
     return dataclasses.replace(
         world,

@@ -6,9 +6,9 @@ import json
 import torch
 from PIL import Image
 
+from support.worlds import observe
 from vggsfm_cli.geometry.pose import inverse
 from vggsfm_cli.scene import Tracks
-from vggsfm_cli.synthetic.worlds import observe
 
 
 def write_pictures(files, world):

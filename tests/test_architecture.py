@@ -103,6 +103,12 @@ def test_errors_know_nothing() -> None:
     assert not rooms_imported(ROOT / "errors.py")
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_a_module_keeps_to_itself(path: Path) -> None:
+    names = [name for name in imports(path) if name.startswith(f"{PACKAGE}.")]
+    assert not [name for name in names if any(part.startswith("_") and part[-2:] != "__" for part in name.split("."))]
+
+
 LABORATORY = {"synthetic", "training", "evaluation"}
 """Rooms that make, train and measure; no reconstruction needs them."""
 

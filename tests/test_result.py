@@ -8,12 +8,12 @@ import pytest
 
 import vggsfm_cli
 from example_model import example_model
+from support.worlds import WorldConfig, blank_images, make_world
 from vggsfm_cli import RunResult, read_colmap, write_colmap
 from vggsfm_cli.clock import StageClock
 from vggsfm_cli.report import build_report
 from vggsfm_cli.result import MemoryUse, RunSettings, StageCost
 from vggsfm_cli.scene import ImageSet
-from vggsfm_cli.synthetic.worlds import WorldConfig, blank_images, make_world
 
 SOURCE = Path(vggsfm_cli.__file__).parent
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from support.noise import NoiseConfig, add_noise
 from support.pretended import AVAILABLE, pretended_device
+from support.worlds import World, WorldConfig, blank_images, make_world, observe
 from vggsfm_cli.bundle_adjustment.ceres_solver import CeresConfig
 from vggsfm_cli.bundle_adjustment.problem import build_problem
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
@@ -20,8 +22,6 @@ from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
 from vggsfm_cli.camera_estimation.transformer import CameraTransformerConfig
 from vggsfm_cli.model import AdjusterConfig
 from vggsfm_cli.scene import Cameras, Points, TensorRecord, Tracks
-from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
-from vggsfm_cli.synthetic.worlds import World, WorldConfig, blank_images, make_world, observe
 from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
 from vggsfm_cli.triangulation.transformer import TriangulationTransformerConfig
 

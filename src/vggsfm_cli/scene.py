@@ -65,6 +65,20 @@ class Originals(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _SceneOriginals:
+    """The photographs of one of several scenes, as scene 0."""
+
+    all: Originals
+    scene: int
+
+    def grey(self, b: int, s: int) -> Float[Tensor, "H W"]:
+        return self.all.grey(self.scene + b, s)
+
+    def color(self, b: int, s: int) -> Float[Tensor, "3 H W"]:
+        return self.all.color(self.scene + b, s)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CameraPriors(TensorRecord):
     """What is known about the physical cameras before any reconstruction.
@@ -107,6 +121,13 @@ class ImageSet(TensorRecord):
     names: tuple[tuple[str, ...], ...]
     originals: Originals | None
     priors: CameraPriors
+
+    def scene(self, b: int) -> "ImageSet":
+        """Scene ``b`` alone, with a batch axis of one: its tensors, names and files."""
+        originals = self.originals
+        if originals is not None and len(self.names) > 1:
+            originals = _SceneOriginals(originals, b)
+        return dataclasses.replace(super().scene(b), names=self.names[b : b + 1], originals=originals)
 
     @property
     def pixel_scale(self) -> Float[Tensor, "B S"]:
@@ -160,7 +181,6 @@ class Tracks(TensorRecord):
         xy: position in every frame, finite everywhere, meaningless where not visible.
         visibility: probability in [0, 1] that the point is seen there.
         covariance: of ``xy``, in squared stored pixels; its inverse weights the residual.
-        features: one descriptor a frame, or None.
         query_frame: the frame the track started in.
         valid: False for padding and merged tracks.
     """
@@ -168,12 +188,11 @@ class Tracks(TensorRecord):
     xy: Float[Tensor, "B S N 2"]
     visibility: Float[Tensor, "B S N"]
     covariance: Float[Tensor, "B S N 2 2"]
-    features: Float[Tensor, "B S N C"] | None = None
     query_frame: Int[Tensor, "B N"]
     valid: Bool[Tensor, "B N"]
 
     def some(self, index: Int[Tensor, " n"]) -> "Tracks":
-        """Some of the tracks, the same of every scene, without their features."""
+        """Some of the tracks, the same of every scene."""
         return Tracks(
             xy=self.xy[:, :, index],
             visibility=self.visibility[:, :, index],

@@ -5,14 +5,14 @@ import dataclasses
 import pytest
 import torch
 
+from support.noise import NoiseConfig, add_noise
+from support.worlds import Path, WorldConfig, blank_images, join, make_world, observe
 from vggsfm_cli.camera_estimation.focal import FocalVoteConfig, vote_focal
 from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
 from vggsfm_cli.camera_estimation.star import explained
 from vggsfm_cli.camera_estimation.view_graph import ViewGraphConfig, build_view_graph
 from vggsfm_cli.geometry import rotation
 from vggsfm_cli.scene import Cameras
-from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
-from vggsfm_cli.synthetic.worlds import Path, WorldConfig, blank_images, join, make_world, observe
 
 
 @pytest.mark.parametrize("focal", [0.6, 0.9, 1.8])

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from support.noise import NoiseConfig, add_noise
+from support.worlds import Path, World, WorldConfig, blank_images, make_world, observe, only_frames
 from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
 from vggsfm_cli.camera_estimation.star import StarConfig, explained, grow_star, star_tracks
 from vggsfm_cli.camera_estimation.sweep import InitialPair, SweepConfig, scaled, sweep_focals
 from vggsfm_cli.camera_estimation.view_graph import Pair, ViewGraph, ViewGraphConfig, build_view_graph
 from vggsfm_cli.geometry import rotation
 from vggsfm_cli.scene import Cameras, ImageSet
-from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
-from vggsfm_cli.synthetic.worlds import Path, World, WorldConfig, blank_images, make_world, observe, only_frames
 
 SIDE = 1024
 CLEAN = NoiseConfig(sigma_px=0.3, outliers=0.0, missing=0.0)

@@ -5,6 +5,8 @@ import dataclasses
 import pytest
 import torch
 
+from support.noise import NoiseConfig, add_noise
+from support.worlds import WorldConfig, blank_images, make_world, observe
 from vggsfm_cli.camera_estimation.transformer import (
     CameraTransformerConfig,
     best_tracks,
@@ -14,8 +16,6 @@ from vggsfm_cli.camera_estimation.transformer import (
 from vggsfm_cli.camera_estimation.views import agreement, moved, normalized
 from vggsfm_cli.evaluation.poses import pair_errors
 from vggsfm_cli.geometry import pose, rotation
-from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
-from vggsfm_cli.synthetic.worlds import WorldConfig, blank_images, make_world, observe
 
 
 @pytest.fixture(scope="module")

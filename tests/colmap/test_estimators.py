@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from support.two_views import sampson_error
+from support.worlds import WorldConfig, make_world, observe
 from vggsfm_cli.colmap import estimators
 from vggsfm_cli.colmap.estimators import PhysicalCamera, RansacConfig, RelativeEdge
-from vggsfm_cli.geometry import epipolar, pose, rotation
-from vggsfm_cli.synthetic.worlds import WorldConfig, make_world, observe
+from vggsfm_cli.geometry import pose, rotation
 
 TRUTH = make_world(WorldConfig(points=600, frames=6), 0)
 TRACKS = observe(TRUTH)
@@ -38,7 +39,7 @@ def test_fundamental_matrix() -> None:
     assert found is not None
     assert found.inliers[~wrong].mean() > 0.95
     assert found.inliers[wrong].mean() < 0.3
-    error = epipolar.sampson_error(*(torch.from_numpy(v) for v in (found.matrix, xy1[~wrong], xy2[~wrong])))
+    error = sampson_error(*(torch.from_numpy(v) for v in (found.matrix, xy1[~wrong], xy2[~wrong])))
     assert error.abs().median() < 1
 
 

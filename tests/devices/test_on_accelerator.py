@@ -17,7 +17,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from v2_recipe import SHALLOW, with_recipe_weights
 
 from goldens import golden
+from support.noise import NoiseConfig, add_noise
 from support.pretended import AVAILABLE, pretended_device
+from support.worlds import WorldConfig, make_world, observe
 from v2_scenes import image_set
 from vggsfm_cli.bundle_adjustment.ceres_solver import CeresConfig
 from vggsfm_cli.bundle_adjustment.problem import build_problem
@@ -42,11 +44,9 @@ from vggsfm_cli.recipes import SmallRecipe, recipe_named
 from vggsfm_cli.scene import ImageSet, Reconstruction
 from vggsfm_cli.sequence import SequenceOptions, reconstruct_sequence
 from vggsfm_cli.sequence.options import KeyframeConfig, LoopConfig, WindowConfig
-from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
 from vggsfm_cli.synthetic.render import render
 from vggsfm_cli.synthetic.scenes import SceneConfig, of_film
 from vggsfm_cli.synthetic.textures import procedural_textures
-from vggsfm_cli.synthetic.worlds import WorldConfig, make_world, observe
 from vggsfm_cli.training.data import PoolConfig
 from vggsfm_cli.training.task import Task
 from vggsfm_cli.training.tasks import tracks

@@ -6,6 +6,8 @@ import itertools
 import pytest
 import torch
 
+from support.noise import NoiseConfig, add_noise
+from support.worlds import Path, World, WorldConfig, blank_images, join, make_world, observe
 from vggsfm_cli.bundle_adjustment.ceres_solver import CeresConfig
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.bundle_adjustment.theseus_solver import TheseusConfig
@@ -15,8 +17,6 @@ from vggsfm_cli.geometry import pose, rotation
 from vggsfm_cli.mapping.mapper import reconstruct_from_tracks
 from vggsfm_cli.model import AdjusterConfig
 from vggsfm_cli.scene import Cameras, ImageSet, Reconstruction, Tracks
-from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
-from vggsfm_cli.synthetic.worlds import Path, World, WorldConfig, blank_images, join, make_world, observe
 from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
 
 WORLDS = {

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from v2_recipe import SHALLOW, recipe, with_recipe_weights
 
 from goldens import golden, needs_full_set
+from support.noise import NoiseConfig, add_noise
+from support.worlds import World, WorldConfig, blank_images, make_world, observe
 from vggsfm_cli.checkpoints import convert as conversion
 from vggsfm_cli.checkpoints.convert import PublishedLayout
 from vggsfm_cli.checkpoints.files import save_model
@@ -27,8 +29,6 @@ from vggsfm_cli.recipes.v2.cameras import V2CameraPredictor
 from vggsfm_cli.recipes.v2.weights import published_keys, published_shapes
 from vggsfm_cli.result import RunSettings
 from vggsfm_cli.scene import Cameras, ImageSet, Queries, Tracks
-from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
-from vggsfm_cli.synthetic.worlds import World, WorldConfig, blank_images, make_world, observe
 from vggsfm_cli.tracking.interface import PointTracker
 
 

@@ -9,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 import published
+from support.worlds import WorldConfig, make_world, observe
 from vggsfm_cli.cli.app import app
 from vggsfm_cli.errors import InputError, MissingDependency
 from vggsfm_cli.evaluation.benchmark import PoseProtocol, pose_figures
@@ -17,7 +18,6 @@ from vggsfm_cli.evaluation.poses import PairErrors
 from vggsfm_cli.io.scans import read_points
 from vggsfm_cli.recipes import small
 from vggsfm_cli.scene import Cameras
-from vggsfm_cli.synthetic.worlds import WorldConfig, make_world, observe
 
 run = CliRunner().invoke
 

@@ -5,11 +5,11 @@ import dataclasses
 import torch
 
 import published
+from support.noise import NoiseConfig, add_noise
+from support.worlds import WorldConfig, blank_images, make_world
 from vggsfm_cli.evaluation.known_cameras import triangulate_known
 from vggsfm_cli.model import VGGSfMConfig
 from vggsfm_cli.recipes import small
-from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
-from vggsfm_cli.synthetic.worlds import WorldConfig, blank_images, make_world
 
 
 def test_cameras_are_held_and_outliers_left_out(monkeypatch):

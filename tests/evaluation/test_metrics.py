@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from support.two_views import fundamental_from_pose
 from vggsfm_cli.evaluation.metrics import (
     TAP_THRESHOLDS_PX,
     epipolar_distance,
@@ -134,7 +135,7 @@ def test_epipolar_distance_of_a_sideways_move_is_the_difference_in_y():
     k2[1, 2] += 0.5  # the second picture's rows are counted from half a pixel higher
     sideways = pose.identity(dtype=torch.float64)
     sideways[0, 3] = 1
-    fundamental = epipolar.fundamental_from_pose(sideways, k1, k2)
+    fundamental = fundamental_from_pose(sideways, k1, k2)
     first = torch.tensor([[100.0, 50.0], [400.0, 300.0]], dtype=torch.float64)
     second = torch.tensor([[333.0, 50.5], [17.0, 297.5]], dtype=torch.float64)
     expected = torch.tensor([0.0, 3.0], dtype=torch.float64)

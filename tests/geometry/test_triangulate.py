@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from vggsfm_cli.geometry import pose, triangulate
-from vggsfm_cli.synthetic.worlds import look_at
 
 
 def views(count: int = 5, points: int = 20, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -12,7 +11,7 @@ def views(count: int = 5, points: int = 20, seed: int = 0) -> tuple[torch.Tensor
     generator = torch.Generator().manual_seed(seed)
     xyz = torch.randn(points, 3, generator=generator, dtype=torch.float64)
     centers = 6 * torch.nn.functional.normalize(torch.randn(count, 3, generator=generator, dtype=torch.float64), dim=-1)
-    poses = look_at(centers, torch.zeros_like(centers), torch.zeros(count, dtype=torch.float64))
+    poses = pose.look_at(centers, torch.zeros_like(centers), torch.zeros(count, dtype=torch.float64))
     poses = poses.expand(points, -1, -1, -1)
     xyz_cam = pose.transform(poses, xyz[:, None])
     return xyz, xyz_cam[..., :2] / xyz_cam[..., 2:], poses

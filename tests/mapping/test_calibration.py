@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mapped import arc, from_above, partial_of, scene_of
+from support.worlds import World, WorldConfig, make_world
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters
 from vggsfm_cli.mapping.calibration import (
     INDEPENDENT_OBSERVATIONS,
@@ -17,7 +18,6 @@ from vggsfm_cli.mapping.calibration import (
     solve,
 )
 from vggsfm_cli.mapping.partial import Partial
-from vggsfm_cli.synthetic.worlds import World, WorldConfig, make_world
 
 CONFIG = DistortionConfig()
 LOSS_SCALE = 3.0

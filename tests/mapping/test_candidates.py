@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mapped import arc, bent, partial_of, pose_error_deg, scene_of, with_known_lens
+from support.worlds import World
 from vggsfm_cli.camera_estimation.interface import CameraEstimator, GivenCameras
 from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
 from vggsfm_cli.camera_estimation.view_graph import ViewGraph, ViewGraphConfig, build_view_graph
@@ -15,7 +16,6 @@ from vggsfm_cli.mapping.growth import GrowthConfig
 from vggsfm_cli.mapping.partial import TrackedScene
 from vggsfm_cli.mapping.rounds import ScheduleConfig
 from vggsfm_cli.scene import Cameras, ImageSet, Progress, Tracks
-from vggsfm_cli.synthetic.worlds import World
 
 FRAMES = list(range(8))
 

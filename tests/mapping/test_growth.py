@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from mapped import arc, partial_of, pose_error_deg, scene_of
+from support.noise import NoiseConfig
+from support.worlds import World, WorldConfig, make_world
 from vggsfm_cli.mapping.growth import GrowthConfig, ResectionConfig, grow, register, register_missing, start
 from vggsfm_cli.mapping.partial import Partial, TrackedScene
 from vggsfm_cli.scene import Cameras
-from vggsfm_cli.synthetic.noise import NoiseConfig
-from vggsfm_cli.synthetic.worlds import World, WorldConfig, make_world
 
 CONFIG = GrowthConfig()
 CLEAN = NoiseConfig(sigma_px=0.3, outliers=0.02, missing=0.0)

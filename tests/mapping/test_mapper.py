@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from mapped import arc, moved_sideways, partial_of, pose_error_deg, scene_of, with_known_lens
+from support.noise import NoiseConfig, add_noise
+from support.worlds import WorldConfig, blank_images, make_world, observe
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.camera_estimation import preliminary, view_graph
 from vggsfm_cli.camera_estimation.interface import CameraEstimator
@@ -19,8 +21,6 @@ from vggsfm_cli.mapping.candidates import CandidateConfig
 from vggsfm_cli.mapping.mapper import MappingOptions, reconstruct_from_tracks
 from vggsfm_cli.mapping.quality import ParallaxConfig, parallax_px
 from vggsfm_cli.scene import Cameras, ImageSet, Reconstruction, Tracks
-from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
-from vggsfm_cli.synthetic.worlds import WorldConfig, blank_images, make_world, observe
 from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
 
 NOISE = NoiseConfig(sigma_px=0.3, outliers=0.02, missing=0.0)

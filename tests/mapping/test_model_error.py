@@ -4,8 +4,8 @@ import dataclasses
 
 import torch
 
+from support.worlds import WorldConfig, blank_images, make_world, observe
 from vggsfm_cli.mapping.partial import with_model_error
-from vggsfm_cli.synthetic.worlds import WorldConfig, blank_images, make_world, observe
 
 
 def test_variances_add_up_in_stored_pixels():

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from mapped import NOISE, arc, from_above, partial_of, scene_of
+from support.noise import NoiseConfig
+from support.worlds import World, WorldConfig, make_world, only_frames
 from vggsfm_cli.mapping.partial import TrackedScene
 from vggsfm_cli.mapping.quality import Confidence, ConfidenceConfig, focal_deviation, judge
-from vggsfm_cli.synthetic.noise import NoiseConfig
-from vggsfm_cli.synthetic.worlds import World, WorldConfig, make_world, only_frames
 
 CONFIG = ConfidenceConfig()
 

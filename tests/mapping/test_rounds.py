@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from mapped import NOISE, arc, bent, moved_sideways, partial_of, pose_error_deg, scene_of
+from support.noise import NoiseConfig
+from support.worlds import only_frames
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.mapping.partial import Partial
 from vggsfm_cli.mapping.rounds import (
@@ -24,8 +26,6 @@ from vggsfm_cli.mapping.rounds import (
     without_weak_frames,
 )
 from vggsfm_cli.scene import Cameras
-from vggsfm_cli.synthetic.noise import NoiseConfig
-from vggsfm_cli.synthetic.worlds import only_frames
 from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
 
 

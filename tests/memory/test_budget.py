@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from support.worlds import WorldConfig, blank_images, make_world
 from vggsfm_cli.errors import NotEnoughMemory
 from vggsfm_cli.memory.budget import Budget, FrugalTracker
 from vggsfm_cli.memory.plan import Need, Plan, Size
 from vggsfm_cli.scene import ImageSet, Queries, Tracks
-from vggsfm_cli.synthetic.worlds import WorldConfig, blank_images, make_world
 from vggsfm_cli.threads import available_cores, map_threads
 from vggsfm_cli.tracking.interface import PointTracker
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import vggsfm_cli
+from support.worlds import WorldConfig, blank_images, make_world
 from vggsfm_cli import pipeline
 from vggsfm_cli.checkpoints import load_model
 from vggsfm_cli.checkpoints.files import config_from_json, config_to_json, read_folder, save_model
@@ -18,7 +19,6 @@ from vggsfm_cli.model import VGGSfMConfig
 from vggsfm_cli.options import Preset, ReconstructOptions
 from vggsfm_cli.recipes import RECIPES, choose_recipes, recipe_named, small, v2
 from vggsfm_cli.recipes.v2.weights import V2
-from vggsfm_cli.synthetic.worlds import WorldConfig, blank_images, make_world
 
 SOURCE = Path(vggsfm_cli.__file__).parent
 

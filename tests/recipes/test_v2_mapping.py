@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from goldens import golden
+from support.noise import NoiseConfig, add_noise
+from support.worlds import Path, World, WorldConfig, blank_images, make_world, observe
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
 from vggsfm_cli.errors import ReconstructionFailed
@@ -15,8 +17,6 @@ from vggsfm_cli.geometry import alignment, pose, rotation
 from vggsfm_cli.mapping.output import colorize, to_reconstruction
 from vggsfm_cli.recipes.v2.mapping import V2Mapper, V2MappingOptions, reconstruct_as_v2
 from vggsfm_cli.scene import CameraPriors, Cameras, ImageSet, Reconstruction, Tracks
-from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
-from vggsfm_cli.synthetic.worlds import Path, World, WorldConfig, blank_images, make_world, observe
 
 EXACT = SchurConfig(max_iterations=100, cost_tolerance=1e-12)
 SIDE = 512

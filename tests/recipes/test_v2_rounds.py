@@ -12,6 +12,7 @@ from kornia.feature import ALIKED
 from torch import Tensor, nn
 
 from goldens import golden_json, needs_full_set
+from support.worlds import WorldConfig, blank_images, make_world
 from v2_golden import pictures, recipe_backbone
 from vggsfm_cli.errors import WeightsUnavailable
 from vggsfm_cli.nn.cnn import resize_aligned
@@ -21,7 +22,6 @@ from vggsfm_cli.recipes.v2.detectors import aliked_file, load_detector
 from vggsfm_cli.recipes.v2.keypoints import GridDetector, KeypointDetector, SiftDetector, grid_points
 from vggsfm_cli.recipes.v2.rounds import V2RoundsConfig, frame_order, track_from_frames
 from vggsfm_cli.scene import ImageSet, Queries, Tracks
-from vggsfm_cli.synthetic.worlds import WorldConfig, blank_images, make_world
 from vggsfm_cli.tracking.interface import PointTracker
 
 FIXTURE = golden_json("sampling")

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from support.noise import NoiseConfig, add_noise
+from support.worlds import Path, WorldConfig, blank_images, join, make_world, observe, only_frames
 from vggsfm_cli.geometry import pose
-from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
-from vggsfm_cli.synthetic.worlds import Path, WorldConfig, blank_images, join, make_world, observe, only_frames
 
 
 @pytest.mark.parametrize("path", list(Path))

@@ -5,8 +5,8 @@ import time
 
 import torch
 
-from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
-from vggsfm_cli.synthetic.worlds import Path, World, WorldConfig, make_world, observe
+from support.noise import NoiseConfig, add_noise
+from support.worlds import Path, World, WorldConfig, make_world, observe
 from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
 
 

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+from support.noise import NoiseConfig, add_noise
+from support.worlds import WorldConfig, make_world, observe
 from vggsfm_cli.geometry import pose
-from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
-from vggsfm_cli.synthetic.worlds import WorldConfig, make_world, observe
 from vggsfm_cli.triangulation.transformer import (
     Surroundings,
     TriangulationTransformerConfig,

@@ -65,7 +65,7 @@ class PreliminaryCameraEstimator(CameraEstimator):
     @torch.no_grad()
     def forward(self, images: ImageSet, tracks: Tracks, graphs: Sequence[ViewGraph] | None = None) -> Cameras:
         """Cameras of all frames; frames that could not be placed have ``registered`` False."""
-        batch = [one_scene(images, b) for b in range(tracks.xy.shape[0])]
+        batch = [images.scene(b) for b in range(tracks.xy.shape[0])]
         if graphs is None:
             graphs = [build_view_graph(one, tracks.scene(b), self.config.view_graph) for b, one in enumerate(batch)]
         scenes = [self._scene(one, graph) for one, graph in zip(batch, graphs, strict=True)]
@@ -167,11 +167,6 @@ class PreliminaryCameraEstimator(CameraEstimator):
             return found
 
         return sweep_focals(images, vote_focal(images, graph, self.config.focal), grow, sweep)
-
-
-def one_scene(images: ImageSet, b: int) -> ImageSet:
-    """Scene ``b`` alone, names included."""
-    return dataclasses.replace(images.scene(b), names=images.names[b : b + 1])
 
 
 def cameras_without_poses(images: ImageSet, params: Float[Tensor, "C P"]) -> Cameras:

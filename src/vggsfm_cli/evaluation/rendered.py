@@ -166,7 +166,6 @@ def _join(parts: Sequence[Tracks]) -> Tracks:
         xy=torch.cat([p.xy for p in parts], 2),
         visibility=torch.cat([p.visibility for p in parts], 2),
         covariance=torch.cat([p.covariance for p in parts], 2),
-        features=None,
         query_frame=torch.cat([p.query_frame for p in parts], 1),
         valid=torch.cat([p.valid for p in parts], 1),
     )

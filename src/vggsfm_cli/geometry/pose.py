@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 
 def transform(
@@ -43,3 +44,16 @@ def relative(
 def identity(*batch: int, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
     """Identity transforms ``[*batch, 3, 4]``."""
     return torch.eye(3, 4, dtype=dtype, device=device).expand(*batch, 3, 4).clone()
+
+
+def look_at(
+    centers: Float[Tensor, "*b 3"], targets: Float[Tensor, "*b 3"], roll: Float[Tensor, "*b"]
+) -> Float[Tensor, "*b 3 4"]:
+    """``cam_from_world`` of cameras at ``centers`` that look at ``targets``; y of the world points down."""
+    z = functional.normalize(targets - centers, dim=-1)
+    down = torch.tensor([0.0, 1.0, 0.0], dtype=centers.dtype, device=centers.device).expand_as(z)
+    x = functional.normalize(torch.linalg.cross(down, z), dim=-1)
+    y = torch.linalg.cross(z, x)
+    cosine, sine = roll.cos().unsqueeze(-1), roll.sin().unsqueeze(-1)
+    rotation = torch.stack([cosine * x + sine * y, cosine * y - sine * x, z], -2)
+    return torch.cat([rotation, -(rotation @ centers.unsqueeze(-1))], -1)

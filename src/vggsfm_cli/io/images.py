@@ -45,7 +45,7 @@ class PhotographSet(ImageSet):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Photograph:
+class Photograph:
     """One decoded file: small upright pixels, which of them are usable, and the map to stored pixels."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
@@ -94,21 +94,22 @@ def read_images(
             leave nothing of all but one photograph.
         UsageError: unknown camera model or mode, or one camera for images of several sizes.
     """
-    _check_options(long_side, camera_mode, camera_model)
+    check_reading(long_side, camera_mode, camera_model)
     found = source
     if not isinstance(found, FoundImages):
         found = find_images(found, recursive=recursive, without=() if masks is None else (Path(masks),))
     files, names, skipped = found.files, found.names, list(found.skipped)
-    mask_of = _find_masks(masks, names)
+    mask_of = find_masks(masks, names)
     levels = find_levels(files)
-    photographs: list[_Photograph] = []
+    photographs: list[Photograph] = []
     kept: list[int] = []
     for i, result in enumerate(
         map_threads(
-            lambda i: _read(files[i], long_side, mask_of[i], mask_invert, levels, ignore_alpha), range(len(files))
+            lambda i: read_photograph(files[i], long_side, mask_of[i], mask_invert, levels, ignore_alpha),
+            range(len(files)),
         )
     ):
-        if isinstance(result, _Photograph):
+        if isinstance(result, Photograph):
             photographs.append(result)
             kept.append(i)
         else:
@@ -116,12 +117,12 @@ def read_images(
             logger.warning("Skipped %s: %s", names[i], result)
         progress(Progress(stage="images", done=i + 1, total=len(files), detail=names[i]))
     if len(photographs) < 2:  # noqa: PLR2004
-        raise _too_few(found, len(photographs), skipped)
+        raise too_few(found, len(photographs), skipped)
     check_something_left([names[i] for i in kept], photographs, by_masks=masks is not None)
     originals = PhotographFiles([files[i] for i in kept], levels, long_side=long_side)
     for s, photograph in enumerate(photographs):
         originals.keep(s, photograph.grey)
-    pixels, mask = _pad(photographs)
+    pixels, mask = pad(photographs)
     sizes = [photograph.size for photograph in photographs]
     return PhotographSet(
         pixels=pixels[None],
@@ -152,7 +153,12 @@ def warned(found: Sequence[str | None]) -> str:
     return said
 
 
-def _check_options(long_side: int, camera_mode: str, camera_model: str) -> None:
+def check_reading(long_side: int, camera_mode: str, camera_model: str) -> None:
+    """Refuse options that no photograph can be read with.
+
+    Raises:
+        UsageError: a network side that is too small, an unknown mode or model.
+    """
     if long_side < NETWORK_MULTIPLE:
         raise UsageError(f"A long side of {long_side} px is too small.", f"Use at least {NETWORK_MULTIPLE}.")
     if camera_mode not in CAMERA_MODES:
@@ -161,7 +167,7 @@ def _check_options(long_side: int, camera_mode: str, camera_model: str) -> None:
         raise UsageError(f"Unknown camera model {camera_model!r}.", f"Choose one of: {', '.join(camera.PARAM_NAMES)}.")
 
 
-def _find_masks(folder: Path | str | None, names: Sequence[str]) -> list[Path | None]:
+def find_masks(folder: Path | str | None, names: Sequence[str]) -> list[Path | None]:
     """The mask of each photograph, if it has one."""
     if folder is None:
         return [None] * len(names)
@@ -176,7 +182,8 @@ def _find_masks(folder: Path | str | None, names: Sequence[str]) -> list[Path | 
     return found
 
 
-def _too_few(found: FoundImages, readable: int, skipped: list[SkippedImage]) -> InputError:
+def too_few(found: FoundImages, readable: int, skipped: list[SkippedImage]) -> InputError:
+    """The error of a set of which fewer than two photographs are readable."""
     count = "No readable image" if readable == 0 else "Only one readable image"
     hint = f"At least two are needed. Supported: {' '.join(SUFFIXES)}."
     if skipped:
@@ -189,7 +196,7 @@ def _too_few(found: FoundImages, readable: int, skipped: list[SkippedImage]) -> 
     return InputError(f"{count} in {found.shown}.", hint)
 
 
-def check_something_left(names: Sequence[str], photographs: Sequence[_Photograph], *, by_masks: bool) -> None:
+def check_something_left(names: Sequence[str], photographs: Sequence[Photograph], *, by_masks: bool) -> None:
     """Say which photographs are transparent in parts, and of which masks and transparency leave nothing.
 
     Raises:
@@ -210,9 +217,9 @@ def check_something_left(names: Sequence[str], photographs: Sequence[_Photograph
     logger.warning("%s", nothing.message)
 
 
-def _read(
+def read_photograph(
     path: Path, long_side: int, mask: Path | None, mask_invert: bool, levels: Levels, ignore_alpha: bool
-) -> _Photograph | str:
+) -> Photograph | str:
     """One file, or a word on why it cannot be read.
 
     Raises:
@@ -223,7 +230,7 @@ def _read(
     except (MemoryError, NotEnoughMemory):
         raise
     except Exception as error:  # decoders meet damage with anything from OSError to struct.error
-        return _reason(error)
+        return reason_of(error)
     stored, exif, (width, height) = found.pixels, found.exif, found.size
     if min(width, height) < MIN_SIDE_PX:
         return f"only {width} x {height} pixels"
@@ -241,10 +248,10 @@ def _read(
         # a pixel of the small picture counts only if all that it is made of does
         keep &= cv2.resize(part.astype(np.uint8) * 255, small_size, interpolation=cv2.INTER_AREA) == 255  # noqa: PLR2004
     upright = to_upright(np.asarray(small, dtype=np.uint8), exif.orientation)
-    return _Photograph(
+    return Photograph(
         pixels=upright,
         keep=to_upright(np.asarray(keep), exif.orientation),
-        stored_from_network=_stored_from_network((width, height), small_size, exif.orientation),
+        stored_from_network=stored_from_network_of((width, height), small_size, exif.orientation),
         size=(width, height),
         exif=exif,
         grey=luminance(stored),
@@ -253,7 +260,8 @@ def _read(
     )
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why a file cannot be read, in a few words."""
     if type(error).__name__ == "UnidentifiedImageError":
         return "not an image, or damaged"
     if isinstance(error, OSError) and error.strerror:
@@ -261,7 +269,7 @@ def _reason(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
-def _stored_from_network(
+def stored_from_network_of(
     size: tuple[int, int], small_size: tuple[int, int], orientation: int
 ) -> Float[np.ndarray, "2 3"]:
     """Affine map from upright resized pixels to stored pixels, corner origins.
@@ -280,8 +288,8 @@ def _stored_from_network(
     return matrix
 
 
-def _pad(
-    photographs: list[_Photograph], canvas: tuple[int, int] | None = None
+def pad(
+    photographs: list[Photograph], canvas: tuple[int, int] | None = None
 ) -> tuple[Float[Tensor, "S 3 H W"], Bool[Tensor, "S H W"]]:
     """Pictures on one canvas, their last row and column continued to the right and below, and what of it is used.
 

@@ -11,16 +11,16 @@ from vggsfm_cli.io.exif import AXIS_CHANGES, ExifData
 from vggsfm_cli.io.images import (
     MIN_SIDE_PX,
     NETWORK_MULTIPLE,
+    Photograph,
     PhotographSet,
-    _check_options,
-    _find_masks,
-    _pad,
-    _Photograph,
-    _read,
-    _reason,
-    _stored_from_network,
-    _too_few,
+    check_reading,
     check_something_left,
+    find_masks,
+    pad,
+    read_photograph,
+    reason_of,
+    stored_from_network_of,
+    too_few,
     warned,
 )
 from vggsfm_cli.io.intrinsics import KnownCamera
@@ -55,11 +55,11 @@ class PhotographSequence:
         ignore_alpha: bool = False,
     ) -> None:
         """Read the headers of all files; the arguments, and what is raised, are those of ``read_images``."""
-        _check_options(long_side, camera_mode, camera_model)
+        check_reading(long_side, camera_mode, camera_model)
         found = source
         if not isinstance(found, FoundImages):
             found = find_images(found, recursive=recursive, without=() if masks is None else (Path(masks),))
-        mask_of = _find_masks(masks, found.names)
+        mask_of = find_masks(masks, found.names)
         skipped = list(found.skipped)
         headers: list[tuple[tuple[int, int], ExifData]] = []
         kept: list[int] = []
@@ -71,7 +71,7 @@ class PhotographSequence:
                 headers.append(result)
                 kept.append(i)
         if len(kept) < 2:  # noqa: PLR2004
-            raise _too_few(found, len(kept), skipped)
+            raise too_few(found, len(kept), skipped)
         self.names = tuple(found.names[i] for i in kept)
         self._long_side, self._mask_invert, self._ignore_alpha = long_side, mask_invert, ignore_alpha
         self._by_masks = masks is not None
@@ -86,7 +86,7 @@ class PhotographSequence:
         width, height = (-(-max(side[k] for side in upright) // NETWORK_MULTIPLE) * NETWORK_MULTIPLE for k in (0, 1))
         self._canvas = (height, width)
         ways = [
-            _stored_from_network(size, side, data.orientation)
+            stored_from_network_of(size, side, data.orientation)
             for size, side, data in zip(sizes, small, exif, strict=True)
         ]
         self.facts = PhotographSet(
@@ -118,7 +118,7 @@ class PhotographSequence:
         photographs = []
         originals = PhotographFiles([self._files[s] for s in frames], self._levels, long_side=self._long_side)
         for k, found in enumerate(map_threads(self._photograph, frames)):
-            if isinstance(found, _Photograph) and list(found.size) == some.stored_size[0, k].tolist():
+            if isinstance(found, Photograph) and list(found.size) == some.stored_size[0, k].tolist():
                 photographs.append(found)
                 originals.keep(k, found.grey)
             else:
@@ -127,7 +127,7 @@ class PhotographSequence:
                 photographs.append(_nothing())
                 valid[0, k] = False
         self._check_something_left([self.names[s] for s in frames], photographs, valid[0].tolist())
-        pixels, mask = _pad(photographs, self._canvas)
+        pixels, mask = pad(photographs, self._canvas)
         return ImageSet(
             pixels=pixels[None],
             mask=mask[None],
@@ -139,16 +139,18 @@ class PhotographSequence:
             priors=some.priors,
         )
 
-    def _photograph(self, frame: int) -> _Photograph | str:
+    def _photograph(self, frame: int) -> Photograph | str:
         mask = self._masks[frame]
-        return _read(self._files[frame], self._long_side, mask, self._mask_invert, self._levels, self._ignore_alpha)
+        return read_photograph(
+            self._files[frame], self._long_side, mask, self._mask_invert, self._levels, self._ignore_alpha
+        )
 
     def _projections(self) -> list[str | None]:
         """What kinds of pictures the first frame, the last one and one between them are."""
         some = [self._photograph(s) for s in sorted({0, len(self) // 2, len(self) - 1})]
-        return [found.projection for found in some if isinstance(found, _Photograph)]
+        return [found.projection for found in some if isinstance(found, Photograph)]
 
-    def _check_something_left(self, names: list[str], photographs: list[_Photograph], valid: list[bool]) -> None:
+    def _check_something_left(self, names: list[str], photographs: list[Photograph], valid: list[bool]) -> None:
         """As for a set, of the first frames that are read: later ones may well show nothing that is to be used."""
         chosen = [(name, found) for name, found, readable in zip(names, photographs, valid, strict=True) if readable]
         if not self._something_left and len(chosen) > 1:
@@ -156,10 +158,10 @@ class PhotographSequence:
             self._something_left = True
 
 
-def _nothing() -> _Photograph:
+def _nothing() -> Photograph:
     """In the place of a damaged file."""
     pixels = np.zeros((MIN_SIDE_PX, MIN_SIDE_PX, 3), dtype=np.uint8)
-    return _Photograph(
+    return Photograph(
         pixels=pixels,
         keep=np.zeros(pixels.shape[:2], dtype=bool),
         stored_from_network=np.eye(2, 3),
@@ -175,7 +177,7 @@ def _header(path: Path) -> tuple[tuple[int, int], ExifData] | str:
     except MemoryError:
         raise
     except Exception as error:  # decoders meet damage with anything from OSError to struct.error
-        return _reason(error)
+        return reason_of(error)
     return (size, exif) if min(size) >= MIN_SIDE_PX else f"only {size[0]} x {size[1]} pixels"
 
 

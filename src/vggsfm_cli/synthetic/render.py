@@ -17,7 +17,10 @@ from vggsfm_cli.synthetic.photometry import photograph
 from vggsfm_cli.synthetic.scenes import SceneConfig, make_scenes
 from vggsfm_cli.synthetic.surfaces import Surfaces
 from vggsfm_cli.synthetic.textures import Textures
-from vggsfm_cli.synthetic.worlds import DEFAULT_FOCAL
+
+DEFAULT_FOCAL = 1.2
+"""Focal length that is guessed without better knowledge, in long sides of the photograph."""
+
 
 RAYS_AT_ONCE = {"cpu": 2**18, "cuda": 2**23}
 """Rays that are cast together: as many as fit a CPU's cache, or a GPU's memory."""

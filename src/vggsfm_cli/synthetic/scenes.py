@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vggsfm_cli.geometry import pose
 from vggsfm_cli.scene import Cameras
 from vggsfm_cli.synthetic.dice import Dice
 from vggsfm_cli.synthetic.layouts import LAYOUTS, Ambience, Layout, Stage, toward
 from vggsfm_cli.synthetic.photometry import PhotometryConfig
 from vggsfm_cli.synthetic.surfaces import Lighting, Surfaces, pack
 from vggsfm_cli.synthetic.things import Brief
-from vggsfm_cli.synthetic.worlds import look_at
 
 UNFOLDED = 0.6
 """Share of the strongest negative distortion at which the corners of the picture still show something."""
@@ -99,7 +99,7 @@ def make_scenes(
         stage = LAYOUTS[layout](brief)
         shared = dice.chance(config.shared_camera)
         built.append((stage.parts, _light(dice, stage, pictures)))
-        poses.append(look_at(stage.centers, stage.targets, _rolls(config, dice)))
+        poses.append(pose.look_at(stage.centers, stage.targets, _rolls(config, dice)))
         params.append(_lenses(config, dice, focal, shared))
         index.append(torch.zeros(config.frames).long() if shared else torch.arange(config.frames))
     cameras = Cameras(

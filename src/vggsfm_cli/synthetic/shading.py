@@ -7,10 +7,10 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 
+from vggsfm_cli.geometry import pose
 from vggsfm_cli.synthetic import casting, textures
 from vggsfm_cli.synthetic.surfaces import Surfaces
 from vggsfm_cli.synthetic.textures import Textures
-from vggsfm_cli.synthetic.worlds import look_at
 
 SHADOW_SIDE = 256
 """Side of the map of distances to the sun, in cells."""
@@ -175,7 +175,7 @@ def cast_shadows(
     away = weight * (xyz_world - mean.index_select(1, scene)).square().sum(0)
     mean = mean.mT
     radius = 2 * (away.new_zeros(batch).index_add(0, scene, away) / number).sqrt().clamp(min=1e-3)
-    light_from_world = look_at(mean + toward, mean, torch.zeros_like(radius)).float()
+    light_from_world = pose.look_at(mean + toward, mean, torch.zeros_like(radius)).float()
     light_from_world[..., 2, 3] -= 1  # the middle of the scene is at the origin
     reach = (surfaces.corner - mean[:, None]).norm(dim=-1) + surfaces.edge_u.norm(dim=-1) + surfaces.edge_v.norm(dim=-1)
     far = (reach * surfaces.valid).amax(-1).float()

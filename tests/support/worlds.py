@@ -16,9 +16,7 @@ from torch.nn import functional
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import pose
 from vggsfm_cli.scene import CameraPriors, Cameras, ImageSet, Points, TensorRecord, Tracks
-
-DEFAULT_FOCAL = 1.2
-"""Focal length that is guessed without better knowledge, in long sides of the photograph."""
+from vggsfm_cli.synthetic.render import DEFAULT_FOCAL
 
 
 class Path(StrEnum):
@@ -77,7 +75,7 @@ def make_world(config: WorldConfig, seed: int) -> World:
     distance = float((targets - centers).norm(dim=-1).mean())
     centers = centers + 0.5 * config.jitter * distance * _normal(generator, config.frames, 3)
     targets = targets + 0.5 * config.jitter * distance * _normal(generator, config.frames, 3)
-    poses = look_at(centers, targets, roll=0.5 * config.jitter * _normal(generator, config.frames))
+    poses = pose.look_at(centers, targets, roll=0.5 * config.jitter * _normal(generator, config.frames))
     long_side = max(config.width, config.height)
     params = []
     for focal in config.focals:
@@ -115,7 +113,7 @@ def observe(world: World, min_facing: float = 0.15) -> Tracks:
     xyz_cam = pose.transform(world.cameras.cam_from_world[:, :, None], world.points.xyz_world[:, None])
     # far outside the picture a polynomial distortion folds back into it
     ray = xyz_cam[..., :2] / xyz_cam[..., 2:].clamp_min(camera_models.MIN_DEPTH)
-    unfolded = (world.cameras.unproject(xy) - ray).norm(dim=-1) < 1e-6  # noqa: PLR2004
+    unfolded = (world.cameras.unproject(xy) - ray).norm(dim=-1) < 1e-6
     seen = in_front & inside & facing & unfolded
     eye = torch.eye(2, dtype=xy.dtype).expand(*seen.shape, 2, 2)
     return Tracks(
@@ -200,19 +198,6 @@ def only_frames(world: World, frames: list[int]) -> World:
     return dataclasses.replace(world, cameras=cameras, sizes=world.sizes[:, frames])
 
 
-def look_at(
-    centers: Float[Tensor, "*b 3"], targets: Float[Tensor, "*b 3"], roll: Float[Tensor, "*b"]
-) -> Float[Tensor, "*b 3 4"]:
-    """``cam_from_world`` of cameras at ``centers`` that look at ``targets``; y of the world points down."""
-    z = functional.normalize(targets - centers, dim=-1)
-    down = torch.tensor([0.0, 1.0, 0.0], dtype=centers.dtype, device=centers.device).expand_as(z)
-    x = functional.normalize(torch.linalg.cross(down, z), dim=-1)
-    y = torch.linalg.cross(z, x)
-    cosine, sine = roll.cos().unsqueeze(-1), roll.sin().unsqueeze(-1)
-    rotation = torch.stack([cosine * x + sine * y, cosine * y - sine * x, z], -2)
-    return torch.cat([rotation, -(rotation @ centers.unsqueeze(-1))], -1)
-
-
 def _normal(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
@@ -275,7 +260,7 @@ def _ahead(config: WorldConfig) -> tuple[Tensor, Tensor]:
 def _wall(points: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """A wall with boxes on it; normals look at the cameras."""
     x, y = _uniform(generator, -5.0, 5.0, points), _uniform(generator, -2.0, 2.0, points)
-    relief = torch.where((torch.sin(2 * x) > 0) & (torch.sin(3 * y) > -0.5), 0.8, 0.0)  # noqa: PLR2004
+    relief = torch.where((torch.sin(2 * x) > 0) & (torch.sin(3 * y) > -0.5), 0.8, 0.0)
     z = 0.1 * torch.sin(5 * x) - relief
     normals = torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64).expand(points, 3)
     return torch.stack([x, y, z], -1), normals.clone()
