@@ -109,6 +109,40 @@ def test_what_a_module_keeps_to_itself(path: Path) -> None:
     assert not [name for name in names if any(part.startswith("_") and part[-2:] != "__" for part in name.split("."))]
 
 
+WITHOUT_FACE = {
+    "geometry": "a library of functions, whose modules are imported whole",
+    "bundle_adjustment": "one of its solvers needs theseus, which takes long to import",
+    "batch": "a pool of workers needs ray, which is optional",
+    "visualization": "pages and pictures need packages that most commands do without",
+    "io": "videos need av, which is optional",
+    "colmap": "importing pycolmap changes signal handlers; one of its modules is named as a function in it",
+    "synthetic": "modules and functions share names",
+    "evaluation": "modules offer functions of one name",
+    "training": "a task is imported with what it trains only",
+    "cli": "a command is imported when it is called",
+}
+"""Rooms whose files are still imported one by one, with the reason; the others are imported through their face."""
+
+
+def inner_names(path: Path) -> Iterator[str]:
+    """Names that a file takes out of a file within another room, not through its face; whole modules may be taken."""
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] != PACKAGE or len(parts) <= 3 or parts[1] in {room_of(path), *WITHOUT_FACE}:
+            continue
+        if not (ROOT.parent / Path(*parts)).with_suffix(".py").exists():
+            yield name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_rooms_are_imported_through_their_face(path: Path) -> None:
+    assert not list(inner_names(path))
+
+
+def test_rooms_without_face_are_rooms() -> None:
+    assert set(WITHOUT_FACE) <= {path.name for path in ROOT.iterdir() if path.is_dir()}
+
+
 LABORATORY = {"synthetic", "training", "evaluation"}
 """Rooms that make, train and measure; no reconstruction needs them."""
 

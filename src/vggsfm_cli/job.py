@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from vggsfm_cli import __version__
-from vggsfm_cli.checkpoints import resolve_model
-from vggsfm_cli.checkpoints.registry import REGISTRY
-from vggsfm_cli.checkpoints.resolve import AUTO, Notice, ResolvedModel, unheard
+from vggsfm_cli.checkpoints import AUTO, REGISTRY, Notice, ResolvedModel, resolve_model, unheard
 from vggsfm_cli.clock import StageClock
 from vggsfm_cli.colmap.files import check_writable, write_colmap
 from vggsfm_cli.config_file import to_toml
 from vggsfm_cli.errors import TooFewRegistered
-from vggsfm_cli.export.targets import ExportOptions, check_export, export_model
+from vggsfm_cli.export import ExportOptions, check_export, export_model
 from vggsfm_cli.folders import claimed, scratch_folder
 from vggsfm_cli.io.images import read_images
 from vggsfm_cli.io.intrinsics import KnownCamera, read_intrinsics
@@ -28,8 +26,7 @@ from vggsfm_cli.io.photographs import limit_decoding
 from vggsfm_cli.io.sequence import PhotographSequence
 from vggsfm_cli.io.sources import Source, find_images
 from vggsfm_cli.io.video import ExtractedFrames, VideoConfig, extract_frames, is_video
-from vggsfm_cli.memory.machine import usable_bytes
-from vggsfm_cli.memory.plan import GB, PROCESS_BYTES
+from vggsfm_cli.memory import GB, PROCESS_BYTES, usable_bytes
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.options import SceneOptions
 from vggsfm_cli.pipeline import reconstruct

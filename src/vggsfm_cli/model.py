@@ -12,14 +12,11 @@ from vggsfm_cli.bundle_adjustment.interface import BundleAdjuster, Solution
 from vggsfm_cli.bundle_adjustment.problem import RobustLoss, build_problem
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.bundle_adjustment.theseus_solver import TheseusConfig
-from vggsfm_cli.camera_estimation.interface import CameraEstimator
-from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
+from vggsfm_cli.camera_estimation import CameraEstimator, PreliminaryCamerasConfig
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.scene import CameraPriors, Cameras, ImageSet, Points, Queries, TensorRecord, Tracks
-from vggsfm_cli.tracking.interface import PointTracker
-from vggsfm_cli.tracking.tracker import CoarseToFineTrackerConfig
-from vggsfm_cli.triangulation.interface import Triangulator
-from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
+from vggsfm_cli.tracking import CoarseToFineTrackerConfig, PointTracker
+from vggsfm_cli.triangulation import RansacTriangulatorConfig, Triangulator
 
 AdjusterConfig = SchurConfig | TheseusConfig | CeresConfig
 """The solvers of the last stage; all solve the same problem."""

@@ -4,7 +4,7 @@ import torch
 
 from vggsfm_cli.clock import StageClock
 from vggsfm_cli.errors import ReconstructionFailed
-from vggsfm_cli.mapping.output import colorize
+from vggsfm_cli.mapping import colorize
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.options import ReconstructOptions
 from vggsfm_cli.recipes import Recipe, choose_recipes

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vggsfm_cli.geometry.sampling import sample
-from vggsfm_cli.tracking.features import STRIDE, FeatureMaps, select_keypoints
+from vggsfm_cli.tracking import STRIDE, FeatureMaps, select_keypoints
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vggsfm_cli.checkpoints.files import CONFIG_FILE, WEIGHTS_FILE
+from vggsfm_cli.checkpoints import CONFIG_FILE, WEIGHTS_FILE
 from vggsfm_cli.job import intrinsics_path, model_folder
 from vggsfm_cli.options import SceneOptions, options_of
 

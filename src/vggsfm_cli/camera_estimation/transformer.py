@@ -22,7 +22,7 @@ from vggsfm_cli.camera_estimation.view_graph import ViewGraph
 from vggsfm_cli.camera_estimation.views import Agreement, CameraState, TrackViews, agreement, moved, normalized
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import pose, rotation
-from vggsfm_cli.nn.attention import Attention, Feedforward
+from vggsfm_cli.nn import Attention, Feedforward
 from vggsfm_cli.scene import Cameras, ImageSet, Tracks
 
 OBSERVATION = 14

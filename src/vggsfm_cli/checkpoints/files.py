@@ -15,7 +15,7 @@ from vggsfm_cli.errors import WeightsUnavailable
 from vggsfm_cli.folders import whole_file
 from vggsfm_cli.model import AdjusterConfig, VGGSfM, VGGSfMConfig
 from vggsfm_cli.recipes import RECIPES, recipe_named
-from vggsfm_cli.tracking.xfeat import xfeat_state
+from vggsfm_cli.tracking import xfeat_state
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 

@@ -5,7 +5,7 @@ import re
 import torch
 from torch import Tensor
 
-from vggsfm_cli.tracking.xfeat import published_state
+from vggsfm_cli.tracking import published_state
 
 RENAMED = (
     (r"^input_proj\.", "in_proj."),

@@ -105,7 +105,7 @@ def _run(
 ) -> None:
     set_up_logging(0, quiet)
     from vggsfm_cli.colmap.files import read_colmap
-    from vggsfm_cli.export.targets import ExportOptions, check_export, export_model
+    from vggsfm_cli.export import ExportOptions, check_export, export_model
 
     check_export(out, overwrite=options["overwrite"])
     reconstruction = read_colmap(model)

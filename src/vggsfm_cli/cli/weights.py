@@ -28,7 +28,7 @@ def list_models(as_json: AsJson = False) -> None:
 
     Example: vggsfm weights list
     """
-    from vggsfm_cli.checkpoints.inventory import list_weights
+    from vggsfm_cli.checkpoints import list_weights
 
     rows = list_weights()
     if as_json:
@@ -67,7 +67,7 @@ def info(model: Model, revision: Revision = None, as_json: AsJson = False) -> No
 
     Example: vggsfm weights info small
     """
-    from vggsfm_cli.checkpoints.inventory import describe
+    from vggsfm_cli.checkpoints import describe
 
     found = _on_this_disk(model, revision)
     description = {**_described(found), **describe(found)}
@@ -103,7 +103,7 @@ def convert(
 
     Example: vggsfm weights convert vggsfm_v2_0_0.bin --out my_v2/
     """
-    from vggsfm_cli.checkpoints.resolve import convert_file
+    from vggsfm_cli.checkpoints import convert_file
 
     print(convert_file(model, file, out))  # noqa: T201
 
@@ -117,8 +117,7 @@ def _resolve(model: str, *, revision: str | None, offline: bool, quiet: bool) ->
 
 
 def _on_this_disk(model: str, revision: str | None) -> "ResolvedModel":
-    from vggsfm_cli.checkpoints.inventory import list_weights
-    from vggsfm_cli.checkpoints.resolve import licence_text
+    from vggsfm_cli.checkpoints import licence_text, list_weights
     from vggsfm_cli.errors import WeightsUnavailable
 
     for row in list_weights():

@@ -8,10 +8,7 @@ from torch import Tensor
 
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters
 from vggsfm_cli.devices import MAPPING, copy_on
-from vggsfm_cli.mapping.calibration import adjusted
-from vggsfm_cli.mapping.mapper import MappingOptions
-from vggsfm_cli.mapping.partial import TrackedScene, with_model_error
-from vggsfm_cli.mapping.rounds import filtered, triangulate
+from vggsfm_cli.mapping import MappingOptions, TrackedScene, adjusted, filtered, triangulate, with_model_error
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.options import ReconstructOptions
 from vggsfm_cli.pipeline import require_tracks

@@ -11,10 +11,7 @@ from torch import Tensor
 from vggsfm_cli.evaluation.starts import MATCHERS
 from vggsfm_cli.scene import VISIBLE, ImageSet, Queries, Tracks
 from vggsfm_cli.threads import one_thread_each
-from vggsfm_cli.tracking.features import FeatureMaps, select_keypoints
-from vggsfm_cli.tracking.interface import PointTracker
-from vggsfm_cli.tracking.queries import QueryConfig
-from vggsfm_cli.tracking.starts import StartConfig
+from vggsfm_cli.tracking import FeatureMaps, PointTracker, QueryConfig, StartConfig, select_keypoints
 
 KINDS = ("tracks", *MATCHERS)
 """What is measured: visible tracks, and the matches of features that they compete with."""

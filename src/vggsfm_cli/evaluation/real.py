@@ -22,7 +22,7 @@ from vggsfm_cli.evaluation.observed import (
 from vggsfm_cli.evaluation.pairs import PairDistances, distance_to_line, pair_groups
 from vggsfm_cli.evaluation.scenes import SurveyedScene, read_surveyed_scene
 from vggsfm_cli.scene import Progress, ProgressCallback, silent
-from vggsfm_cli.tracking.interface import PointTracker
+from vggsfm_cli.tracking import PointTracker
 
 
 @dataclass(frozen=True, kw_only=True)

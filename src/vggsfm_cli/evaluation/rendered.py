@@ -23,7 +23,7 @@ from vggsfm_cli.synthetic.render import RenderedScenes, render, true_tracks
 from vggsfm_cli.synthetic.scenes import SceneConfig
 from vggsfm_cli.synthetic.textures import Textures, procedural_textures
 from vggsfm_cli.threads import one_thread_each
-from vggsfm_cli.tracking.interface import PointTracker
+from vggsfm_cli.tracking import PointTracker
 
 HELD_OUT_SEED = 3_900_000_000
 """Scenes are drawn from seeds at and above this one, which training does not reach: it counts from zero. The generator

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vggsfm_cli.geometry.sampling import sample
-from vggsfm_cli.tracking.features import STRIDE, FeatureMaps
-from vggsfm_cli.tracking.starts import StartConfig, find_starts, nearest, peaks
+from vggsfm_cli.tracking import STRIDE, FeatureMaps, StartConfig, find_starts, nearest, peaks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -16,7 +16,7 @@ from vggsfm_cli.evaluation.scenes import read_surveyed_scene
 from vggsfm_cli.report import machine, versions
 from vggsfm_cli.scene import ProgressCallback, silent
 from vggsfm_cli.synthetic.textures import Textures
-from vggsfm_cli.tracking.interface import PointTracker
+from vggsfm_cli.tracking import PointTracker
 
 __all__ = ["RealConfig", "RenderedConfig", "TracksConfig", "evaluate_real", "evaluate_rendered", "evaluate_trackers"]
 

@@ -15,11 +15,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vggsfm_cli.camera_estimation.interface import CameraEstimator
-from vggsfm_cli.camera_estimation.preliminary import PreliminaryCameraEstimator, cameras_without_poses
-from vggsfm_cli.camera_estimation.star import seed_cameras
-from vggsfm_cli.camera_estimation.sweep import InitialPair
-from vggsfm_cli.camera_estimation.view_graph import Pair, ViewGraph, physical_cameras, relative_poses
+from vggsfm_cli.camera_estimation import (
+    CameraEstimator,
+    InitialPair,
+    Pair,
+    PreliminaryCameraEstimator,
+    ViewGraph,
+    cameras_without_poses,
+    physical_cameras,
+    relative_poses,
+    seed_cameras,
+)
 from vggsfm_cli.devices import MAPPING
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import consensus
@@ -28,7 +34,7 @@ from vggsfm_cli.mapping.growth import Attempt, GrowthConfig, grow, start
 from vggsfm_cli.mapping.partial import Partial, TrackedScene
 from vggsfm_cli.mapping.rounds import ScheduleConfig, run_first_rounds
 from vggsfm_cli.scene import Cameras, Progress, ProgressCallback, Tracks
-from vggsfm_cli.triangulation.ransac import reprojection_error
+from vggsfm_cli.triangulation import reprojection_error
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,8 @@ from torch.nn import functional
 from vggsfm_cli.devices import MAPPING
 from vggsfm_cli.geometry import pose
 from vggsfm_cli.scene import ImageSet, Points, Progress, ProgressCallback, Queries, Reconstruction, Tracks, silent
-from vggsfm_cli.tracking.features import FeatureMaps
-from vggsfm_cli.tracking.interface import PointTracker
-from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig, reprojection_error
+from vggsfm_cli.tracking import FeatureMaps, PointTracker
+from vggsfm_cli.triangulation import RansacTriangulatorConfig, reprojection_error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
-from vggsfm_cli.camera_estimation.view_graph import physical_cameras
+from vggsfm_cli.camera_estimation import physical_cameras
 from vggsfm_cli.colmap import estimators
 from vggsfm_cli.colmap.estimators import AbsolutePose, PhysicalCamera, RansacConfig
 from vggsfm_cli.geometry import camera as camera_models

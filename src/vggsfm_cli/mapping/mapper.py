@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from vggsfm_cli.bundle_adjustment.interface import BundleAdjuster
-from vggsfm_cli.camera_estimation.interface import CameraEstimator
-from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
-from vggsfm_cli.camera_estimation.view_graph import ViewGraph, build_view_graph
+from vggsfm_cli.camera_estimation import CameraEstimator, PreliminaryCamerasConfig, ViewGraph, build_view_graph
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.mapping.calibration import sensible
 from vggsfm_cli.mapping.candidates import CandidateConfig, CandidateSearch, growth_tracks
@@ -25,7 +23,7 @@ from vggsfm_cli.mapping.partial import Partial, TrackedScene, with_model_error
 from vggsfm_cli.mapping.quality import Confidence, ConfidenceConfig, ParallaxConfig, judge, parallax_px
 from vggsfm_cli.mapping.rounds import ScheduleConfig, noise_excess, noise_px, rescaled, run_last_round, triangulate
 from vggsfm_cli.scene import ImageSet, Progress, ProgressCallback, Reconstruction, Tracks, silent
-from vggsfm_cli.triangulation.interface import Triangulator
+from vggsfm_cli.triangulation import Triangulator
 
 logger = logging.getLogger(__name__)
 

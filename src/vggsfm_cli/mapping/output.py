@@ -12,7 +12,7 @@ from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry.sampling import sample
 from vggsfm_cli.mapping.partial import Partial, TrackedScene
 from vggsfm_cli.scene import Cameras, ImageSet, Reconstruction
-from vggsfm_cli.triangulation.ransac import reprojection_error
+from vggsfm_cli.triangulation import reprojection_error
 
 
 def normalized(partial: Partial) -> Partial:

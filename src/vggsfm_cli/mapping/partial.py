@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vggsfm_cli.devices import MAPPING
 from vggsfm_cli.scene import Cameras, ImageSet, Points, Tracks
-from vggsfm_cli.triangulation.interface import Triangulator
+from vggsfm_cli.triangulation import Triangulator
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

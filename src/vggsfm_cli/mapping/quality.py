@@ -19,7 +19,7 @@ from vggsfm_cli.geometry.parallax import beyond_rotation
 from vggsfm_cli.mapping.calibration import excess_deviation, holding, released, solve
 from vggsfm_cli.mapping.partial import Partial, TrackedScene
 from vggsfm_cli.scene import Cameras
-from vggsfm_cli.triangulation.ransac import frame_focal
+from vggsfm_cli.triangulation import frame_focal
 
 ALONE = 2
 """Views that nothing else confirms."""

@@ -22,8 +22,7 @@ from vggsfm_cli.mapping.calibration import (
 )
 from vggsfm_cli.mapping.partial import Partial, TrackedScene
 from vggsfm_cli.scene import Cameras
-from vggsfm_cli.triangulation.interface import Triangulator
-from vggsfm_cli.triangulation.ransac import reprojection_error
+from vggsfm_cli.triangulation import Triangulator, reprojection_error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from vggsfm_cli.memory.plan import GB, Need, Plan, plan_within
 from vggsfm_cli.result import MemoryUse
 from vggsfm_cli.scene import ImageSet, Queries, Tracks
 from vggsfm_cli.threads import at_most
-from vggsfm_cli.tracking.interface import PointTracker
+from vggsfm_cli.tracking import PointTracker
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from vggsfm_cli.camera_estimation.interface import CameraEstimator, GivenCameras
+from vggsfm_cli.camera_estimation import CameraEstimator, GivenCameras
 from vggsfm_cli.devices import MAPPING, copy_on
-from vggsfm_cli.memory.budget import Budget, FrugalTracker
-from vggsfm_cli.memory.plan import Need
+from vggsfm_cli.memory import Budget, FrugalTracker, Need
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.options import ReconstructOptions
 from vggsfm_cli.result import OWN_QUERIES

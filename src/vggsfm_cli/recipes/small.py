@@ -9,25 +9,18 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
-from vggsfm_cli.camera_estimation.transformer import CameraTransformerConfig
+from vggsfm_cli.camera_estimation import CameraTransformerConfig, PreliminaryCamerasConfig
 from vggsfm_cli.devices import MAPPING, copy_on
 from vggsfm_cli.errors import UsageError
-from vggsfm_cli.mapping.calibration import Choice
-from vggsfm_cli.mapping.densify import DensifyConfig, add_points
-from vggsfm_cli.mapping.mapper import MappingOptions, reconstruct_from_tracks
-from vggsfm_cli.memory.plan import Need, Plan, Size, size_of, weight_bytes
+from vggsfm_cli.mapping import Choice, DensifyConfig, MappingOptions, add_points, reconstruct_from_tracks
+from vggsfm_cli.memory import Need, Plan, Size, size_of, weight_bytes
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.options import Preset, ReconstructOptions
 from vggsfm_cli.recipes.interface import Mapped, Recipe, Sighted, precision_of, within_memory
 from vggsfm_cli.retrieval import RetrievalConfig, choose_partners
 from vggsfm_cli.scene import ImageSet, ProgressCallback, Reconstruction, silent
-from vggsfm_cli.tracking.features import FeatureMaps
-from vggsfm_cli.tracking.queries import QueryConfig
-from vggsfm_cli.tracking.rounds import RoundsConfig, track_in_rounds
-from vggsfm_cli.tracking.tracker import CoarseToFineTrackerConfig
-from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
-from vggsfm_cli.triangulation.transformer import TriangulationTransformerConfig
+from vggsfm_cli.tracking import CoarseToFineTrackerConfig, FeatureMaps, QueryConfig, RoundsConfig, track_in_rounds
+from vggsfm_cli.triangulation import RansacTriangulatorConfig, TriangulationTransformerConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,4 +3,8 @@
 from vggsfm_cli.sequence.options import SequenceOptions, sequence_options
 from vggsfm_cli.sequence.reconstruct import reconstruct_sequence
 
-__all__ = ["SequenceOptions", "reconstruct_sequence", "sequence_options"]
+__all__ = [
+    "SequenceOptions",
+    "reconstruct_sequence",
+    "sequence_options",
+]

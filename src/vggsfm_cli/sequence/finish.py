@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from vggsfm_cli.camera_estimation.view_graph import physical_cameras
+from vggsfm_cli.camera_estimation import physical_cameras
 from vggsfm_cli.colmap import estimators
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import pose

@@ -13,9 +13,8 @@ from vggsfm_cli.geometry.sampling import sample
 from vggsfm_cli.scene import ImageSet, Queries
 from vggsfm_cli.sequence.options import KeyframeConfig
 from vggsfm_cli.sequence.scene_map import SceneMap, Sightings
-from vggsfm_cli.tracking.features import FeatureMaps, select_keypoints
-from vggsfm_cli.tracking.interface import PointTracker
-from vggsfm_cli.triangulation.ransac import frame_focal
+from vggsfm_cli.tracking import FeatureMaps, PointTracker, select_keypoints
+from vggsfm_cli.triangulation import frame_focal
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,12 +10,11 @@ from torch import Tensor
 from vggsfm_cli.bundle_adjustment.interface import BundleAdjuster
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters, RobustLoss, problem_from_observations
 from vggsfm_cli.geometry.robust import Loss
-from vggsfm_cli.mapping.calibration import sensible
-from vggsfm_cli.mapping.rounds import covariance_excess, triangulate
+from vggsfm_cli.mapping import covariance_excess, sensible, triangulate
 from vggsfm_cli.scene import Cameras
 from vggsfm_cli.sequence.options import SequenceOptions
 from vggsfm_cli.sequence.scene_map import SceneMap
-from vggsfm_cli.triangulation.interface import Triangulator
+from vggsfm_cli.triangulation import Triangulator
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vggsfm_cli.camera_estimation.view_graph import physical_cameras
+from vggsfm_cli.camera_estimation import physical_cameras
 from vggsfm_cli.colmap import estimators
 from vggsfm_cli.geometry import pose
 from vggsfm_cli.retrieval import RetrievalConfig, likeness, local_descriptors
@@ -17,7 +17,7 @@ from vggsfm_cli.sequence.following import Look, track_into, with_error
 from vggsfm_cli.sequence.options import SequenceOptions
 from vggsfm_cli.sequence.pose_graph import UNKNOWNS, Edges, Similarities, relax, residuals
 from vggsfm_cli.sequence.scene_map import SceneMap, Sightings
-from vggsfm_cli.tracking.interface import PointTracker
+from vggsfm_cli.tracking import PointTracker
 
 logger = logging.getLogger(__name__)
 

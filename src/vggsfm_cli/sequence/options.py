@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.colmap.estimators import RansacConfig
 from vggsfm_cli.errors import UsageError
-from vggsfm_cli.mapping.mapper import MappingOptions
+from vggsfm_cli.mapping import MappingOptions
 from vggsfm_cli.options import Precision, ReconstructOptions
 from vggsfm_cli.retrieval import RetrievalConfig
 from vggsfm_cli.scene import VISIBLE

@@ -21,7 +21,7 @@ from vggsfm_cli.sequence.loops import Loop, close_loops, find_loops
 from vggsfm_cli.sequence.options import SequenceOptions
 from vggsfm_cli.sequence.scene_map import SceneMap
 from vggsfm_cli.threads import one_thread_each
-from vggsfm_cli.tracking.tracker import CoarseToFineTracker
+from vggsfm_cli.tracking import CoarseToFineTracker
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vggsfm_cli.camera_estimation.preliminary import cameras_without_poses
-from vggsfm_cli.mapping.partial import TrackedScene
+from vggsfm_cli.camera_estimation import cameras_without_poses
+from vggsfm_cli.mapping import TrackedScene
 from vggsfm_cli.scene import Cameras, ImageSet, Points, Tracks
-from vggsfm_cli.triangulation.interface import Triangulator
+from vggsfm_cli.triangulation import Triangulator
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

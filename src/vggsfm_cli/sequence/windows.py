@@ -11,11 +11,20 @@ from torch import Tensor
 from vggsfm_cli.devices import MAPPING, copy_on
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.geometry import alignment, pose
-from vggsfm_cli.mapping.calibration import Choice
-from vggsfm_cli.mapping.growth import GrowthConfig, grow
-from vggsfm_cli.mapping.mapper import MappingOptions, reconstruct_from_tracks
-from vggsfm_cli.mapping.partial import Partial, TrackedScene
-from vggsfm_cli.mapping.rounds import RoundConfig, ScheduleConfig, filtered, run_first_rounds, triangulate
+from vggsfm_cli.mapping import (
+    Choice,
+    GrowthConfig,
+    MappingOptions,
+    Partial,
+    RoundConfig,
+    ScheduleConfig,
+    TrackedScene,
+    filtered,
+    grow,
+    reconstruct_from_tracks,
+    run_first_rounds,
+    triangulate,
+)
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.scene import Cameras
 from vggsfm_cli.sequence.options import SequenceOptions

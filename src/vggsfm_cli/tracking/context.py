@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vggsfm_cli.geometry.sampling import sample
-from vggsfm_cli.nn.lightglue import FrameTokens, LightGlueConfig, normalize_positions
+from vggsfm_cli.nn import FrameTokens, LightGlueConfig, normalize_positions
 from vggsfm_cli.scene import ImageSet
 from vggsfm_cli.threads import map_threads
 from vggsfm_cli.tracking.features import STRIDE, FeatureMaps, PairSeeds, Seeds, select_keypoints

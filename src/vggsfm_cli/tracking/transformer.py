@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from vggsfm_cli.nn.attention import Attention, Feedforward
+from vggsfm_cli.nn import Attention, Feedforward
 from vggsfm_cli.tracking.evidence import CUES, Evidence, Judge, Verdict
 from vggsfm_cli.tracking.starts import nearest
 

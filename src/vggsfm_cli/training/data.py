@@ -24,7 +24,7 @@ from vggsfm_cli.scene import Queries, TensorRecord
 from vggsfm_cli.synthetic.render import RenderedScenes, render, true_tracks
 from vggsfm_cli.synthetic.scenes import SceneConfig
 from vggsfm_cli.synthetic.textures import Textures, make_textures, procedural_textures
-from vggsfm_cli.tracking.features import select_keypoints
+from vggsfm_cli.tracking import select_keypoints
 from vggsfm_cli.training.task import seed_of
 
 TEXTURE_VARIABLE = "VGGSFM_TEXTURES"

@@ -9,13 +9,12 @@ from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vggsfm_cli.camera_estimation.interface import CameraEstimator
-from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
+from vggsfm_cli.camera_estimation import CameraEstimator, PreliminaryCamerasConfig
 from vggsfm_cli.checkpoints import load_model
 from vggsfm_cli.devices import moved
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.scene import CameraPriors, Cameras, ImageSet, Points, TensorRecord, Tracks
-from vggsfm_cli.tracking.tracker import CoarseToFineTracker
+from vggsfm_cli.tracking import CoarseToFineTracker
 from vggsfm_cli.training.task import seed_of
 from vggsfm_cli.training.tracked import TrackedPool, TrackedPoolConfig, TrackedScene
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from vggsfm_cli.camera_estimation.transformer import thumbnails
+from vggsfm_cli.camera_estimation import thumbnails
 from vggsfm_cli.checkpoints import load_model
 from vggsfm_cli.geometry import sampling
 from vggsfm_cli.scene import Queries, TensorRecord
@@ -25,9 +25,7 @@ from vggsfm_cli.synthetic.render import RenderedScenes, render, true_points, tru
 from vggsfm_cli.synthetic.scenes import SceneConfig
 from vggsfm_cli.synthetic.textures import Textures, make_textures
 from vggsfm_cli.threads import one_thread_each
-from vggsfm_cli.tracking.evidence import Evidence
-from vggsfm_cli.tracking.features import STRIDE, FeatureMaps, select_keypoints
-from vggsfm_cli.tracking.tracker import CoarseToFineTracker
+from vggsfm_cli.tracking import STRIDE, CoarseToFineTracker, Evidence, FeatureMaps, select_keypoints
 from vggsfm_cli.training.data import TEXTURE_VARIABLE, PoolConfig, read_textures
 from vggsfm_cli.training.task import seed_of
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vggsfm_cli.geometry import pose, triangulate
-from vggsfm_cli.nn.attention import Attention, Feedforward
+from vggsfm_cli.nn import Attention, Feedforward
 from vggsfm_cli.scene import Cameras, Points, Tracks
 from vggsfm_cli.triangulation.interface import Triangulator
 from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig, frame_focal, rays_of

@@ -18,13 +18,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vggsfm_cli.camera_estimation.interface import CameraEstimator
-from vggsfm_cli.camera_estimation.view_graph import ViewGraph
+from vggsfm_cli.camera_estimation import CameraEstimator, ViewGraph
 from vggsfm_cli.geometry import camera as camera_models
-from vggsfm_cli.nn.attention import MLP, CrossBlock, SelfBlock, plain_norm
-from vggsfm_cli.nn.cnn import resize_aligned
-from vggsfm_cli.nn.dinov2 import DINOv2Config, normalize_colors
-from vggsfm_cli.nn.embeddings import grid_embedding, harmonic_embedding
+from vggsfm_cli.nn import (
+    MLP,
+    CrossBlock,
+    DINOv2Config,
+    SelfBlock,
+    grid_embedding,
+    harmonic_embedding,
+    normalize_colors,
+    plain_norm,
+    resize_aligned,
+)
 from vggsfm_cli.recipes.v2 import encoding
 from vggsfm_cli.scene import Cameras, ImageSet, Tracks
 from vggsfm_cli.threads import map_threads

@@ -13,8 +13,7 @@ from torch.nn import functional
 from vggsfm_cli.errors import WeightsUnavailable
 from vggsfm_cli.options import QuerySource
 from vggsfm_cli.recipes.v2.keypoints import GridDetector, KeypointDetector, ScoreDetector, SiftDetector
-from vggsfm_cli.tracking.features import DenseEncoder
-from vggsfm_cli.tracking.xfeat import xfeat_state
+from vggsfm_cli.tracking import DenseEncoder, xfeat_state
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vggsfm_cli.nn.cnn import ResidualBlock, resize_aligned
+from vggsfm_cli.nn import ResidualBlock, resize_aligned
 
 COARSE_STRIDE = 8
 """Network pixels per cell of the coarse features."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vggsfm_cli.geometry.sampling import sample
-from vggsfm_cli.nn.embeddings import flow_embedding, grid_embedding_at
+from vggsfm_cli.nn import flow_embedding, grid_embedding_at
 from vggsfm_cli.recipes.v2.correlation import CorrelationPyramid, make_pyramid
 from vggsfm_cli.recipes.v2.encoders import COARSE_CHANNELS, FINE_CHANNELS
 from vggsfm_cli.recipes.v2.pieces import tracks_at_once

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vggsfm_cli.io.keypoints import sift_keypoints
-from vggsfm_cli.tracking.features import select_keypoints
+from vggsfm_cli.tracking import select_keypoints
 
 
 class KeypointDetector(ABC):

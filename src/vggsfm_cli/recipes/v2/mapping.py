@@ -29,16 +29,27 @@ from vggsfm_cli.colmap import estimators
 from vggsfm_cli.colmap.estimators import RansacConfig
 from vggsfm_cli.devices import MAPPING
 from vggsfm_cli.errors import ReconstructionFailed
-from vggsfm_cli.mapping.calibration import adjusted
-from vggsfm_cli.mapping.output import figures, normalized, spanning, to_reconstruction
-from vggsfm_cli.mapping.partial import Partial, TrackedScene
-from vggsfm_cli.mapping.quality import ConfidenceConfig, ParallaxConfig, judge, parallax_px
-from vggsfm_cli.mapping.rounds import RoundConfig, noise_px, without_weak_frames
+from vggsfm_cli.mapping import (
+    ConfidenceConfig,
+    ParallaxConfig,
+    Partial,
+    RoundConfig,
+    TrackedScene,
+    adjusted,
+    figures,
+    judge,
+    noise_px,
+    normalized,
+    parallax_px,
+    spanning,
+    to_reconstruction,
+    without_weak_frames,
+)
 from vggsfm_cli.recipes.interface import Mapped
 from vggsfm_cli.recipes.v2.poses import PoseRefinementConfig, refine_poses, resect, sensible_frames
 from vggsfm_cli.recipes.v2.triangulation import V2TriangulationConfig, pair_points, reprojection_filter, robust_points
 from vggsfm_cli.scene import Cameras, ImageSet, Points, Progress, ProgressCallback, Tracks, silent
-from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
+from vggsfm_cli.triangulation import RansacTriangulatorConfig
 
 
 @dataclass(frozen=True, kw_only=True)

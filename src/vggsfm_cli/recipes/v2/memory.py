@@ -1,6 +1,6 @@
 """What the networks and tracks of v2 take; the factors were measured on the CPU."""
 
-from vggsfm_cli.memory.plan import Plan, Size
+from vggsfm_cli.memory import Plan, Size
 from vggsfm_cli.model import VGGSfMConfig
 from vggsfm_cli.recipes.v2.cameras import V2CameraPredictorConfig
 from vggsfm_cli.recipes.v2.patches import PAIRS_PER_PATCH

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from vggsfm_cli.bundle_adjustment.interface import BundleAdjuster
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters, RobustLoss, build_problem
-from vggsfm_cli.camera_estimation.view_graph import physical_cameras
+from vggsfm_cli.camera_estimation import physical_cameras
 from vggsfm_cli.colmap import estimators
 from vggsfm_cli.colmap.estimators import RansacConfig
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry.robust import Loss
-from vggsfm_cli.mapping.partial import Partial, TrackedScene
+from vggsfm_cli.mapping import Partial, TrackedScene
 from vggsfm_cli.scene import Cameras, ImageSet
-from vggsfm_cli.triangulation.ransac import frame_focal, reprojection_error
+from vggsfm_cli.triangulation import frame_focal, reprojection_error
 
 FOCAL_RANGE = (0.1, 30.0)
 """Focal lengths of a camera that makes sense, in long sides of the photograph."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from vggsfm_cli.devices import MAPPING, copy_on
 from vggsfm_cli.errors import UsageError
-from vggsfm_cli.memory.plan import Need, size_of, weight_bytes
+from vggsfm_cli.memory import Need, size_of, weight_bytes
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.options import Preset, ReconstructOptions
 from vggsfm_cli.recipes.interface import Mapped, Recipe, Sighted, precision_of, within_memory
@@ -20,7 +20,7 @@ from vggsfm_cli.recipes.v2.rounds import V2RoundsConfig, frame_order, track_from
 from vggsfm_cli.recipes.v2.squares import square_images
 from vggsfm_cli.recipes.v2.tracker import V2TrackerConfig
 from vggsfm_cli.scene import ImageSet, Progress, ProgressCallback, silent
-from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
+from vggsfm_cli.triangulation import RansacTriangulatorConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from vggsfm_cli.recipes.v2.keypoints import KeypointDetector, SiftDetector
 from vggsfm_cli.recipes.v2.ranking import middle_first, rank, similarity
 from vggsfm_cli.scene import ImageSet, Progress, ProgressCallback, Queries, Tracks, silent
-from vggsfm_cli.tracking.interface import PointTracker
+from vggsfm_cli.tracking import PointTracker
 
 
 @dataclass(frozen=True, kw_only=True)

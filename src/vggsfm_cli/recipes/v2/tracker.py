@@ -23,8 +23,7 @@ from vggsfm_cli.recipes.v2.iterative import FINE, IterativeTrackerConfig
 from vggsfm_cli.recipes.v2.patches import PatchConfig, Refined, refine
 from vggsfm_cli.scene import ImageSet, Queries, TensorRecord, Tracks
 from vggsfm_cli.threads import map_threads
-from vggsfm_cli.tracking.interface import PointTracker
-from vggsfm_cli.tracking.masks import inside_mask
+from vggsfm_cli.tracking import PointTracker, inside_mask
 
 CENTER = 0.5
 """Where the centre of the first pixel is; the networks have it at zero."""

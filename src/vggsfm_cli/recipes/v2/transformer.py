@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vggsfm_cli.nn.attention import CrossBlock, SelfBlock
+from vggsfm_cli.nn import CrossBlock, SelfBlock
 from vggsfm_cli.recipes.v2.pieces import tracks_at_once
 from vggsfm_cli.threads import map_threads
 

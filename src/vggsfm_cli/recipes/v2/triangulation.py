@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from vggsfm_cli.geometry import pose
 from vggsfm_cli.geometry import triangulate as multiview
 from vggsfm_cli.scene import Cameras, Points, Tracks
-from vggsfm_cli.triangulation.ransac import reprojection_error
+from vggsfm_cli.triangulation import reprojection_error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.model import VGGSfMConfig
 from vggsfm_cli.recipes.v2.cameras import V2CameraPredictorConfig
 from vggsfm_cli.recipes.v2.tracker import V2TrackerConfig
-from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
+from vggsfm_cli.triangulation import RansacTriangulatorConfig
 
 ATTENTION = {
     ".in_proj_weight": ".in_proj.weight",

@@ -10,8 +10,7 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vggsfm_cli.camera_estimation.transformer import CameraTransformer, CameraTransformerConfig, views_of
-from vggsfm_cli.camera_estimation.views import CameraState
+from vggsfm_cli.camera_estimation import CameraState, CameraTransformer, CameraTransformerConfig, views_of
 from vggsfm_cli.devices import with_float64
 from vggsfm_cli.evaluation.poses import auc_max, pair_errors
 from vggsfm_cli.geometry import pose, rotation

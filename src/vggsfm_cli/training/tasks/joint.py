@@ -19,13 +19,7 @@ from torch import Tensor, nn
 
 from vggsfm_cli.bundle_adjustment.problem import RobustLoss
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
-from vggsfm_cli.camera_estimation.transformer import (
-    CameraTransformer,
-    CameraTransformerConfig,
-    views_of,
-    with_lenses,
-)
-from vggsfm_cli.camera_estimation.views import CameraState
+from vggsfm_cli.camera_estimation import CameraState, CameraTransformer, CameraTransformerConfig, views_of, with_lenses
 from vggsfm_cli.devices import with_float64
 from vggsfm_cli.errors import InputError, ReconstructionFailed
 from vggsfm_cli.evaluation.poses import pair_errors
@@ -38,7 +32,7 @@ from vggsfm_cli.training.stages import StageSample, stage_pool, tracks_of
 from vggsfm_cli.training.task import Task, seed_of
 from vggsfm_cli.training.tasks.cameras import DISCOUNT, true_log_focal
 from vggsfm_cli.training.tracked import TrackedPoolConfig, TrackedScene
-from vggsfm_cli.triangulation.transformer import TriangulationTransformer, TriangulationTransformerConfig
+from vggsfm_cli.triangulation import TriangulationTransformer, TriangulationTransformerConfig
 
 POINT_SCALE = 0.002
 """Error of a point, in median depths, at which it counts less than in proportion."""

@@ -18,7 +18,7 @@ from vggsfm_cli.training.losses import point_loss
 from vggsfm_cli.training.stages import StageSample, stage_pool
 from vggsfm_cli.training.task import Task, seed_of
 from vggsfm_cli.training.tracked import TrackedPoolConfig
-from vggsfm_cli.triangulation.transformer import (
+from vggsfm_cli.triangulation import (
     Fitted,
     TriangulationTransformer,
     TriangulationTransformerConfig,

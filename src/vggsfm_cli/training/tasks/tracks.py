@@ -17,11 +17,16 @@ from torch import Tensor, nn
 from vggsfm_cli.evaluation.metrics import inside_ellipse
 from vggsfm_cli.scene import CameraPriors, ImageSet, TensorRecord
 from vggsfm_cli.threads import one_thread_each
-from vggsfm_cli.tracking.evidence import Evidence, LogOddsConfig, Verdict
-from vggsfm_cli.tracking.starts import StartConfig
-from vggsfm_cli.tracking.tracker import CoarseToFineTracker, CoarseToFineTrackerConfig
-from vggsfm_cli.tracking.transformer import TrackTransformerConfig
-from vggsfm_cli.tracking.xfeat import xfeat_state
+from vggsfm_cli.tracking import (
+    CoarseToFineTracker,
+    CoarseToFineTrackerConfig,
+    Evidence,
+    LogOddsConfig,
+    StartConfig,
+    TrackTransformerConfig,
+    Verdict,
+    xfeat_state,
+)
 from vggsfm_cli.training.data import Example, Pool, PoolConfig
 from vggsfm_cli.training.losses import mahalanobis_squared, position_loss, visibility_loss
 from vggsfm_cli.training.task import Task, seed_of
