@@ -4,6 +4,7 @@ Also that a reconstruction does without the laboratory, and the benchmarks witho
 """
 
 import ast
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -36,6 +37,42 @@ STEPS = (
     {"__main__"},
 )
 STEP_OF = {room: step for step, rooms in enumerate(STEPS) for room in rooms}
+
+PAGE = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def table(heading: str) -> list[list[str]]:
+    """Cells of the rows of the first table below a heading of the page."""
+    rows = re.findall(r"^\| (.*) \|$", PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0], re.MULTILINE)
+    return [row.split(" | ") for row in rows[2:]]
+
+
+def test_the_page_lists_the_steps() -> None:
+    rows = [set(re.findall(r"`(\w+)`", packages)) for packages, _ in table("Packages and imports")]
+    assert rows == list(reversed(STEPS))
+
+
+def test_the_arrows_of_the_page_are_the_imports() -> None:
+    base = set().union(*STEPS[: STEP_OF["clock"] + 1])
+    drawn: dict[str, set[str]] = {}
+    for room, others in re.findall(r"^(\w+) +--> (.*(?:\n .*)*)", PAGE, re.MULTILINE):
+        drawn[room] = set(re.findall(r"\w+", others))
+    found: dict[str, set[str]] = {}
+    for path in FILES:
+        room = room_of(path)
+        found[room] = found.get(room, set()) | (rooms_imported(path) - base - {room})
+    found = {room: others for room, others in found.items() if others and room != "__main__" and room not in base}
+    assert drawn == found
+
+
+def test_the_functions_of_the_page_are_in_their_files() -> None:
+    rows = table("From a photograph to a model")
+    assert len(rows) > 10
+    for _, functions, files, _ in rows:
+        text = "".join((ROOT / name).read_text() for name in re.findall(r"`([\w/]+\.py)`", files))
+        for name in re.findall(r"`([\w.]+)`", functions):
+            assert f"def {name.split('.')[-1]}(" in text, name
+
 
 DOORS = {
     "pycolmap": ("colmap",),
