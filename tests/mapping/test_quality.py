@@ -76,15 +76,6 @@ def test_two_views_alone_are_not_highly_trusted() -> None:
     assert judged(world, known_focal(scene)).level == "high"
 
 
-def test_two_views_alone_are_not_highly_trusted() -> None:
-    world = only_frames(make_world(WorldConfig(points=400, distortion=0.0, jitter=0.3), 1), [0, 2])
-    scene = scene_of(world, NoiseConfig(sigma_px=0.1, outliers=0.0, missing=0.0))
-    found = judged(world, scene)
-    assert found.value > CONFIG.high and found.level == "medium"
-    assert found.reasons == ("two views alone do not confirm the focal length",)
-    assert judged(world, known_focal(scene)).level == "high"
-
-
 @pytest.mark.parametrize("how", ["shuffled", "outliers"])
 def test_tracks_that_do_not_agree_are_doubted(how: str) -> None:
     world = arc()
