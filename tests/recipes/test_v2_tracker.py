@@ -159,7 +159,7 @@ def test_running_out_of_memory_changes_nothing(images, monkeypatch):
     monkeypatch.setattr(patches, "cut_patches", greedy)
     frugal = FrugalTracker(small_tracker(), Budget(Plan(pairs_at_once=512), None, "free memory", 0))
     same(frugal(images, queries), whole)
-    assert frugal.budget.as_dict()["out_of_memory"] == 2 and frugal.budget.plan.pairs_at_once == 128
+    assert frugal.budget.use().out_of_memory == 2 and frugal.budget.plan.pairs_at_once == 128
 
 
 @torch.no_grad()
