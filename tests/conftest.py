@@ -1,4 +1,4 @@
-"""One thread for each operation, and no logging set up by one test left for the next."""
+"""One thread for each operation, a pretended accelerator, and no logging set up by one test left for the next."""
 
 import logging
 from collections.abc import Iterator
@@ -6,6 +6,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from support.pretended import register
+
+register()
 torch.set_num_threads(1)  # small tensors gain nothing from more, and lose much beside other work
 
 

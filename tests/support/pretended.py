@@ -200,6 +200,12 @@ _library: list[torch.library.Library] = []
 """Keeps the handler registered."""
 
 
+def register() -> None:
+    """Make the device known to torch, before its first backward pass in this process: it counts devices only then."""
+    if AVAILABLE:
+        _device()
+
+
 @functools.cache
 def _device() -> torch.device:
     """The device, registered once a process: torch takes a backend's name and hooks only once."""
