@@ -31,7 +31,7 @@ class ContextConfig:
 
     network: LightGlueConfig = field(default_factory=LightGlueConfig)
     points: int = 512  # of each frame, the best key points, for a first look at every pair
-    enough: float = 0.3  # share of them that are seeds, from which a second look is needless
+    enough: float = 0.1  # share of them that are seeds, from which a second look is needless
     more_points: int = 2048  # of each frame for the second look; half of them in scenes of many pairs
     many_pairs: int = 200
     nms_radius_px: int = 2  # network pixels
