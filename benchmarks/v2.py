@@ -30,11 +30,11 @@ from torch import Tensor
 
 import v2_naive
 from v2_recipe import published
-from vggsfm_cli.checkpoints.official_v2 import tracker_key
+from vggsfm_cli.recipes.v2.encoders import COARSE_STRIDE
+from vggsfm_cli.recipes.v2.patches import refine
+from vggsfm_cli.recipes.v2.tracker import V2Tracker, V2TrackerConfig
+from vggsfm_cli.recipes.v2.weights import tracker_key
 from vggsfm_cli.threads import limit_cores, one_thread_each
-from vggsfm_cli.tracking.v2.encoders import COARSE_STRIDE
-from vggsfm_cli.tracking.v2.patches import refine
-from vggsfm_cli.tracking.v2.tracker import V2Tracker, V2TrackerConfig
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = ("naive", "ours", "ours bf16")

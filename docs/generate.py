@@ -1,6 +1,5 @@
 """Writes docs/cli.md, the reference of all commands, from what the program itself says: ``make docs``."""
 
-import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import Any
 import typer
 from typer.testing import CliRunner
 
-from vggsfm_cli.cli import scene_options
 from vggsfm_cli.cli.app import app
 from vggsfm_cli.cli.failures import EXIT_CODES
+from vggsfm_cli.options import SceneOptions, options_of
 
 FILE = Path(__file__).with_name("cli.md")
 WIDTH = 100
@@ -22,8 +21,8 @@ HEAD = """<!-- Written by docs/generate.py with typer {typer}: change the progra
 
 # Commands
 
-Every command has `--help` with an example. Results go to stdout, progress and warnings to stderr; `--json` prints the
-result as JSON, `-q` is silent, `-v` and `-vv` say more.
+Every command has `--help` with an example. Results go to stdout, progress and warnings to stderr. `--json` prints the
+result as JSON, `-q` prints no progress and no warnings, `-v` and `-vv` print more.
 
 ## Exit codes
 
@@ -31,14 +30,14 @@ result as JSON, `-q` is silent, `-v` and `-vv` say more.
 | --- | --- |
 {codes}
 
-After a code other than 0 the last lines on stderr are `error:` with one sentence, and mostly `hint:` with what to do.
+With any code but 0, the last lines on stderr are `error:` with one sentence, and usually `hint:` with what to do.
 `VGGSFM_DEBUG=1` adds the traceback.
 
-## Where options about a scene come from
+## Where the options of a scene come from
 
-A flag counts before an environment variable, that before the file of `--config` (or `VGGSFM_CONFIG`), that before the
-default. `vggsfm config show` prints what holds and where each value comes from; every result holds a `config.toml` that
-repeats it with `--config`. A file has a line an option, `long-side = 768`, texts in quotes, switches `true` or `false`.
+A flag overrides an environment variable, that overrides the file of `--config` (or `VGGSFM_CONFIG`), and that overrides
+the default. `vggsfm config show` prints every value and where it comes from. Every result contains a `config.toml` to
+repeat the run with `--config`. A file has one line per option: `long-side = 768`, strings in quotes, `true` or `false`.
 
 | option | environment | in a file | default |
 | --- | --- | --- | --- |
@@ -62,12 +61,10 @@ def help_of(path: tuple[str, ...]) -> str:
 
 
 def option_rows() -> Iterator[str]:
-    for name, parameter in inspect.signature(scene_options.declared).parameters.items():
-        flag, default = name.replace("_", "-"), parameter.default
-        kind = scene_options.settings()[name].kind
-        value = {bool: "true", int: "N", float: "N"}.get(kind, '"..."')
-        shown = "not set" if default is None else str(default).lower() if kind is bool else default
-        yield f"| `--{flag}` | `{scene_options.variable(name)}` | `{flag} = {value}` | {shown} |"
+    for one in options_of(SceneOptions):
+        value = {bool: "true", int: "N", float: "N"}.get(one.kind, '"..."')
+        shown = "not set" if one.default is None else str(one.default).lower() if one.kind is bool else one.default
+        yield f"| `{one.flag}` | `{one.variable}` | `{one.flag.removeprefix('--')} = {value}` | {shown} |"
 
 
 def reference() -> str:

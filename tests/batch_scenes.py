@@ -17,7 +17,7 @@ from vggsfm_cli.batch.worker import Attempt, SceneWorker, WorkerSetup
 from vggsfm_cli.cli.failures import explain
 from vggsfm_cli.colmap.files import write_colmap
 from vggsfm_cli.errors import ReconstructionFailed
-from vggsfm_cli.job import SceneOptions
+from vggsfm_cli.options import SceneOptions
 
 ORDER, CALLS = "order.txt", "calls.txt"
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from goldens import golden
 from v2_golden import check, pictures, recipe_backbone, recipe_tracker
-from vggsfm_cli.tracking.v2.correlation import make_pyramid
-from vggsfm_cli.tracking.v2.patches import PatchConfig, refine
-from vggsfm_cli.tracking.v2.tracker import FrameTracks, V2Tracker
+from vggsfm_cli.recipes.v2.correlation import make_pyramid
+from vggsfm_cli.recipes.v2.patches import PatchConfig, refine
+from vggsfm_cli.recipes.v2.tracker import FrameTracks, V2Tracker
 
 DEVICE = "cuda"
 RADIUS = 15

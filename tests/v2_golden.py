@@ -8,9 +8,9 @@ from torch import Tensor
 
 from goldens import golden
 from v2_recipe import published
-from vggsfm_cli.checkpoints.official_v2 import backbone_key, tracker_key
 from vggsfm_cli.nn.dinov2 import DINOv2, DINOv2Config
-from vggsfm_cli.tracking.v2.tracker import V2Tracker, V2TrackerConfig
+from vggsfm_cli.recipes.v2.tracker import V2Tracker, V2TrackerConfig
+from vggsfm_cli.recipes.v2.weights import backbone_key, tracker_key
 
 OMITTED = None
 EVERY = slice(None)

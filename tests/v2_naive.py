@@ -11,11 +11,11 @@ from torch.nn import functional
 from vggsfm_cli.geometry.sampling import sample
 from vggsfm_cli.nn.attention import CrossBlock, PackedAttention, SelfBlock, plain_norm
 from vggsfm_cli.nn.embeddings import flow_embedding, grid_embedding
-from vggsfm_cli.tracking.v2.encoders import COARSE_STRIDE
-from vggsfm_cli.tracking.v2.iterative import IterativeTracker
-from vggsfm_cli.tracking.v2.patches import cut_patches
-from vggsfm_cli.tracking.v2.tracker import V2Tracker
-from vggsfm_cli.tracking.v2.transformer import UpdateTransformer
+from vggsfm_cli.recipes.v2.encoders import COARSE_STRIDE
+from vggsfm_cli.recipes.v2.iterative import IterativeTracker
+from vggsfm_cli.recipes.v2.patches import cut_patches
+from vggsfm_cli.recipes.v2.tracker import V2Tracker
+from vggsfm_cli.recipes.v2.transformer import UpdateTransformer
 
 
 def volumes(maps: Tensor, features: Tensor, levels: int) -> list[Tensor]:
@@ -124,6 +124,7 @@ def track(tracker: V2Tracker, pixels: Tensor, maps: Tensor, queries: Tensor) -> 
     """Coarse and refined tracks [S N 2], pixels with the first centre at (0, 0), and the coarse visibility."""
     xy, features, _ = follow(tracker.coarse, maps[None], queries[None] / COARSE_STRIDE)
     coarse = xy[0] * COARSE_STRIDE
+    assert tracker.coarse.visibility is not None
     return {
         "coarse": coarse,
         "visibility": torch.sigmoid(tracker.coarse.visibility(features))[0, ..., 0],

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vggsfm_cli.camera_estimation.v2 import V2CameraPredictorConfig
-from vggsfm_cli.checkpoints.official_v2 import V2, our_key
 from vggsfm_cli.model import VGGSfM, VGGSfMConfig
 from vggsfm_cli.nn.dinov2 import DINOv2Config
-from vggsfm_cli.tracking.v2.iterative import FINE, IterativeTrackerConfig
-from vggsfm_cli.tracking.v2.tracker import V2TrackerConfig
-from vggsfm_cli.tracking.v2.transformer import UpdateTransformerConfig
+from vggsfm_cli.recipes.v2.cameras import V2CameraPredictorConfig
+from vggsfm_cli.recipes.v2.iterative import FINE, IterativeTrackerConfig
+from vggsfm_cli.recipes.v2.tracker import V2TrackerConfig
+from vggsfm_cli.recipes.v2.transformer import UpdateTransformerConfig
+from vggsfm_cli.recipes.v2.weights import V2, our_key
 
 SHAPES: dict[str, list[int]] = json.loads((Path(__file__).parent / "golden" / "v2_shapes.json").read_text())
 """Shape of every published weight."""

@@ -17,12 +17,12 @@ from vggsfm_cli.colmap.files import write_colmap
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.evaluation.poses import auc_max
 from vggsfm_cli.io.images import read_images
-from vggsfm_cli.mapping.mapper import Starts, reconstruct_from_tracks
+from vggsfm_cli.mapping.candidates import CandidateConfig, Origins
+from vggsfm_cli.mapping.mapper import MappingOptions, reconstruct_from_tracks
 from vggsfm_cli.model import VGGSfM
-from vggsfm_cli.pipeline import ReconstructOptions
 from vggsfm_cli.scene import ImageSet, Tracks
 from vggsfm_cli.threads import one_thread_each
-from vggsfm_cli.tracking.rounds import track_in_rounds
+from vggsfm_cli.tracking.rounds import RoundsConfig, track_in_rounds
 
 THRESHOLDS = (1, 3, 5, 10)
 
@@ -34,7 +34,7 @@ class Variant:
     Attributes:
         name: for the table.
         tracker: a model's name or folder.
-        starts: see ``MappingOptions``.
+        origins: of candidates, see ``CandidateConfig``.
         stages: a model's name or folder: its camera estimator and triangulator; None for those of ``classical``.
         cameras, points: take that model's, else the classical ones.
         weighted: by the covariances of the tracks, else all observations alike.
@@ -42,7 +42,7 @@ class Variant:
 
     name: str
     tracker: str = "small"
-    starts: Starts = "pairs"
+    origins: Origins = "pairs"
     stages: str | None = None
     cameras: bool = False
     points: bool = False
@@ -92,8 +92,7 @@ class Bench:
             half_pixel = 0.25 * torch.eye(2) * images.pixel_scale[..., None, None, None].square()
             tracks = dataclasses.replace(tracks, covariance=half_pixel.expand_as(tracks.covariance).contiguous())
         classical, other = self.model("classical"), self.model(variant.stages or "classical")
-        options = ReconstructOptions().mapping_options()
-        options = dataclasses.replace(options, starts=variant.starts)
+        options = MappingOptions(candidates=CandidateConfig(origins=variant.origins))
         with tempfile.TemporaryDirectory() as name, one_thread_each():
             out = Path(name) / "out"
             try:
@@ -122,7 +121,7 @@ class Bench:
                 values = torch.load(path, weights_only=True)
                 return dataclasses.replace(images, originals=None), Tracks(**values)
             with torch.no_grad(), one_thread_each():
-                tracks = track_in_rounds(self.model(tracker).tracker, images, ReconstructOptions().rounds)
+                tracks = track_in_rounds(self.model(tracker).tracker, images, RoundsConfig())
         path.parent.mkdir(parents=True, exist_ok=True)
         fields = {item.name: getattr(tracks, item.name) for item in dataclasses.fields(tracks)}
         torch.save({name: value for name, value in fields.items() if value is not None}, path)

@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
 from vggsfm_cli.camera_estimation.transformer import CameraTransformerConfig
 from vggsfm_cli.checkpoints import load_model
-from vggsfm_cli.checkpoints.files import lighterglue_state, save_model
+from vggsfm_cli.checkpoints.files import save_model
+from vggsfm_cli.checkpoints.lightglue import lighterglue_state
 from vggsfm_cli.model import VGGSfMConfig
 from vggsfm_cli.tracking.context import ContextConfig
 from vggsfm_cli.tracking.starts import StartConfig

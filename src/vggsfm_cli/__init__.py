@@ -2,8 +2,8 @@
 
     images = read_images("photos/")
     model = load_model("small")
-    reconstructions = reconstruct(images, model)
-    write_colmap(reconstructions, "sparse/")
+    models = reconstruct(images, model)
+    write_colmap(models, "sparse/")
 
 Names are imported when first used, so that ``import vggsfm_cli`` costs nothing.
 """
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from vggsfm_cli.colmap.files import read_colmap, write_colmap
     from vggsfm_cli.errors import VGGSfMError
     from vggsfm_cli.io.images import read_images
-    from vggsfm_cli.pipeline import ReconstructOptions, reconstruct
+    from vggsfm_cli.io.sequence import PhotographSequence
+    from vggsfm_cli.options import ReconstructOptions
+    from vggsfm_cli.pipeline import reconstruct
+    from vggsfm_cli.result import RunResult
     from vggsfm_cli.scene import (
         CameraPriors,
         Cameras,
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
         Reconstruction,
         Tracks,
     )
+    from vggsfm_cli.sequence import SequenceOptions, reconstruct_sequence
 
 __version__ = "0.1.0"
 
@@ -34,17 +38,21 @@ __all__ = [
     "CameraPriors",
     "Cameras",
     "ImageSet",
+    "PhotographSequence",
     "Points",
     "Progress",
     "Queries",
     "ReconstructOptions",
     "Reconstruction",
+    "RunResult",
+    "SequenceOptions",
     "Tracks",
     "VGGSfMError",
     "load_model",
     "read_colmap",
     "read_images",
     "reconstruct",
+    "reconstruct_sequence",
     "write_colmap",
 ]
 
@@ -55,7 +63,11 @@ _ROOMS = {
     "VGGSfMError": "errors",
     "read_images": "io.images",
     "reconstruct": "pipeline",
-    "ReconstructOptions": "pipeline",
+    "ReconstructOptions": "options",
+    "RunResult": "result",
+    "PhotographSequence": "io.sequence",
+    "SequenceOptions": "sequence",
+    "reconstruct_sequence": "sequence",
 }
 
 

@@ -12,15 +12,13 @@ A stage follows the device of its inputs. What moves tensors between devices nam
 
 import copy
 import platform
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from vggsfm_cli.errors import UsageError
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
-"""Devices that a user may ask for; ``auto`` is CUDA if torch finds it, else MPS, else the CPU."""
+from vggsfm_cli.options import Device
 
 MAPPING = torch.device("cpu")
 """Where tracks become models. Its steps are many and small, in double precision, and search with data-dependent
@@ -29,8 +27,8 @@ shapes, so that an accelerator would wait for most of them."""
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def choose_device(choice: str) -> torch.device:
-    """The device that a user means by one of ``Device``.
+def choose_device(choice: Device) -> torch.device:
+    """The device that a user means; ``auto`` is CUDA if torch finds it, else MPS, else the CPU.
 
     Raises:
         UsageError: torch does not find that device here.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
@@ -15,24 +15,28 @@ from vggsfm_cli import __version__
 from vggsfm_cli.checkpoints import resolve_model
 from vggsfm_cli.checkpoints.registry import REGISTRY
 from vggsfm_cli.checkpoints.resolve import AUTO, Notice, ResolvedModel, unheard
+from vggsfm_cli.clock import StageClock
 from vggsfm_cli.colmap.files import check_writable, write_colmap
 from vggsfm_cli.config_file import to_toml
-from vggsfm_cli.errors import TooFewRegistered, UsageError
+from vggsfm_cli.errors import TooFewRegistered
 from vggsfm_cli.export.targets import ExportOptions, check_export, export_model
-from vggsfm_cli.folders import scratch_folder
+from vggsfm_cli.folders import claimed, scratch_folder
 from vggsfm_cli.io.images import read_images
 from vggsfm_cli.io.intrinsics import KnownCamera, read_intrinsics
 from vggsfm_cli.io.lookup import photographs_of
+from vggsfm_cli.io.photographs import limit_decoding
 from vggsfm_cli.io.sequence import PhotographSequence
 from vggsfm_cli.io.sources import Source, find_images
 from vggsfm_cli.io.video import ExtractedFrames, VideoConfig, extract_frames, is_video
-from vggsfm_cli.mapping.densify import DensifyConfig
+from vggsfm_cli.memory.machine import usable_bytes
+from vggsfm_cli.memory.plan import GB, PROCESS_BYTES
 from vggsfm_cli.model import VGGSfM
-from vggsfm_cli.pipeline import Preset, ReconstructOptions, reconstruct
-from vggsfm_cli.report import StageClock, build_report
+from vggsfm_cli.options import SceneOptions
+from vggsfm_cli.pipeline import reconstruct
+from vggsfm_cli.recipes import recipe_named
+from vggsfm_cli.report import build_report
 from vggsfm_cli.scene import ProgressCallback, silent
-from vggsfm_cli.sequence import SequenceOptions, reconstruct_sequence
-from vggsfm_cli.tracking.keypoints import Keypoints
+from vggsfm_cli.sequence import reconstruct_sequence, sequence_options
 from vggsfm_cli.visualization import save_overview
 from vggsfm_cli.visualization.report import save_html_report
 
@@ -56,113 +60,27 @@ class ReadingOptions(TypedDict):
     intrinsics: Sequence[KnownCamera]
     masks: Path | None
     mask_invert: bool
+    ignore_alpha: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class SceneOptions:
-    """All that a user may choose about the reconstruction of one scene, by the names of the command line."""
+def model_folder(options: SceneOptions) -> Path | None:
+    """The folder of the model, if it is one; a name of a model counts before a folder of that name."""
+    return _existing(options.model) if options.model not in (AUTO, *REGISTRY) else None
 
-    camera_model: str = "SIMPLE_RADIAL"
-    camera_mode: str = "auto"
-    recursive: bool = False
-    intrinsics: str | None = None
-    masks: Path | None = None
-    mask_invert: bool = False
-    refine_principal_point: str = "auto"
-    extra_points: int = 0
-    model: str = "auto"
-    revision: str | None = None
-    offline: bool = False
-    preset: Preset = "auto"
-    queries: Keypoints = "auto"
-    query_points: int | None = None
-    long_side: int = 1024
-    adjuster: Literal["schur", "theseus", "ceres"] | None = None
-    sequential: bool | None = None
-    fps: float = 4.0
-    max_frames: int | None = None
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: str = "float32"
-    max_memory: float | None = None
-    threads: int | None = None
-    min_registered: int = 0
-    overview: bool = True
-    report: bool = False
-    legacy_colmap: bool = False
 
-    def __post_init__(self) -> None:
-        if self.mask_invert and self.masks is None:
-            raise UsageError("--mask-invert says how to read masks, and there are none.", "Add --masks DIR.")
-        if self.intrinsics is not None and self.refine_principal_point == "yes":
-            raise UsageError(
-                "--refine-principal-point yes would change what --intrinsics says is known.",
-                "Leave out one of the two.",
-            )
-        if not 0 <= self.seed < 2**63:
-            raise UsageError(f"The seed {self.seed} is not from 0 to 2^63 - 1.", "Choose another --seed.")
+def intrinsics_path(options: SceneOptions) -> Path | None:
+    """The file or folder of known cameras, if they are not given as numbers."""
+    return None if options.intrinsics is None else _existing(options.intrinsics)
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON types, for ``report.json``."""
-        return {**dataclasses.asdict(self), "masks": None if self.masks is None else str(self.masks)}
 
-    def as_config(self) -> dict[str, bool | int | float | str | None]:
-        """The values for a config file that repeats these choices from any working folder."""
-        return self.absolute().as_dict()
-
-    def absolute(self) -> "SceneOptions":
-        """The same choices with paths that hold in any working folder."""
-        return dataclasses.replace(
-            self,
-            masks=None if self.masks is None else self.masks.absolute(),
-            model=_in_full(self.model_folder) or self.model,
-            intrinsics=_in_full(self.intrinsics_path) or self.intrinsics,
-        )
-
-    @property
-    def model_folder(self) -> Path | None:
-        """The folder of the model, if it is one; a name of a model counts before a folder of that name."""
-        return _existing(self.model) if self.model not in (AUTO, *REGISTRY) else None
-
-    @property
-    def intrinsics_path(self) -> Path | None:
-        """The file or folder of known cameras, if they are not given as numbers."""
-        return None if self.intrinsics is None else _existing(self.intrinsics)
-
-    def pipeline_options(self) -> ReconstructOptions:
-        """What the pipeline is told of it."""
-        return ReconstructOptions(
-            seed=self.seed,
-            precision=self.precision,
-            refine_principal_point=self.refine_principal_point,
-            densify=DensifyConfig(points=self.extra_points),
-            preset=self.preset,
-            keypoints=self.queries,
-            query_points=self.query_points,
-            network_side=self.long_side,
-            max_memory_gb=self.max_memory,
-        )
-
-    def sequence_options(self) -> SequenceOptions:
-        """What the reconstruction of a film is told of it.
-
-        Raises:
-            UsageError: an option that films do not have.
-        """
-        if self.extra_points > 0:
-            raise UsageError(
-                "--extra-points needs all pictures at once; those in order are read a few at a time.",
-                "Leave it out, or add --no-sequential.",
-            )
-        usual = SequenceOptions()
-        points = self.query_points or (usual.keyframes.points // 2 if self.preset == "fast" else usual.keyframes.points)
-        return dataclasses.replace(
-            usual,
-            keyframes=dataclasses.replace(usual.keyframes, points=points),
-            refine_principal_point=self.refine_principal_point == "yes",
-            precision=self.precision,
-            seed=self.seed,
-        )
+def absolute(options: SceneOptions) -> SceneOptions:
+    """The same choices with paths that hold in any working folder."""
+    return dataclasses.replace(
+        options,
+        masks=None if options.masks is None else options.masks.absolute(),
+        model=_in_full(model_folder(options)) or options.model,
+        intrinsics=_in_full(intrinsics_path(options)) or options.intrinsics,
+    )
 
 
 def _existing(path: str) -> Path | None:
@@ -201,7 +119,7 @@ def load_networks(
         device: where it will run.
         adjuster: solver of the last adjustments; None for the model's own.
         notice: is told the licence before a download.
-        announce: is told which model was taken, and why.
+        announce: is told which model was taken, and why, and what to know of its recipe.
         progress: is told how a download goes.
 
     Raises:
@@ -213,6 +131,9 @@ def load_networks(
     )
     announce(f"{weights.sentence()} {weights.hint}".rstrip())
     model = weights.load(device)
+    recipe = recipe_named(model.config.recipe)
+    if recipe.note:
+        announce(f"The recipe {recipe.name} is {recipe.note}.")
     if adjuster is not None:
         model.use_adjuster(adjuster)
     return Networks(weights=weights, model=model, device=device)
@@ -260,8 +181,13 @@ def reconstruct_scene(
         VGGSfMError: of any kind; then nothing was written, or all but the undistorted pictures.
     """
     check_places(out, undistort, overwrite=overwrite)
+    limit_decoding(_decoding_bytes(options))
     clock = StageClock()
-    with _pictures(images, out, options, clock, progress) as (pictures, film):
+    with (
+        claimed(out.resolve()),
+        claimed((undistort or out).resolve()),
+        _pictures(images, out, options, clock, progress) as (pictures, film),
+    ):
         return _reconstruct(
             pictures,
             out,
@@ -275,6 +201,14 @@ def reconstruct_scene(
             notes=notes,
             progress=progress,
         )
+
+
+def _decoding_bytes(options: SceneOptions) -> int | None:
+    """Memory for decoding photographs: what there may be in all, less what the process takes before anything else."""
+    if options.max_memory is not None and (options.device == "cpu" or not torch.cuda.is_available()):
+        return max(0, round(options.max_memory * GB) - PROCESS_BYTES)
+    free = usable_bytes(torch.device("cpu"))
+    return None if free is None else max(0, free - PROCESS_BYTES)
 
 
 @contextmanager
@@ -308,7 +242,7 @@ def _reconstruct(
 ) -> dict[str, Any]:
     """As ``reconstruct_scene``, from pictures, which are frames of ``film`` if it is given."""
     in_order = film is not None if options.sequential is None else options.sequential
-    sequence_options = options.sequence_options() if in_order else None
+    told = sequence_options(options) if in_order else None
     known = () if options.intrinsics is None else read_intrinsics(options.intrinsics, options.camera_model)
     without = () if options.masks is None else (options.masks,)
     found = find_images(images, recursive=options.recursive, without=without)
@@ -321,32 +255,35 @@ def _reconstruct(
         "intrinsics": known,
         "masks": options.masks,
         "mask_invert": options.mask_invert,
+        "ignore_alpha": options.ignore_alpha,
     }
-    if sequence_options is None:
+    if told is None:
         with clock.stage("images"):
             photographs = read_images(found, **reading, progress=progress)
-        models = reconstruct(photographs.to(loaded.device), loaded.model, options.pipeline_options(), progress=progress)
+        result = reconstruct(photographs.to(loaded.device), loaded.model, options, progress=progress)
     else:
         with clock.stage("images"):
             sequence = PhotographSequence(found, **reading)
         photographs = sequence.facts
-        models = reconstruct_sequence(sequence, loaded.model, sequence_options, progress=progress)
-    clock.add(models[0].report.get("stages", {}))
+        result = reconstruct_sequence(sequence, loaded.model, told, progress=progress)
+    clock.add(result.stages)
     report: dict[str, Any] = {}
 
     def add_extras(folder: Path) -> None:
         if options.overview:
             with clock.stage("overview"):
-                save_overview(models[0], folder / "overview.png")
+                save_overview(result[0], folder / "overview.png")
         shown = str(given) if isinstance(given, Path | str) else [str(path) for path in given]
         chosen = {"images": shown, **options.as_dict(), "device": str(loaded.device)}
-        report.update(build_report(photographs, models, options=chosen, seed=options.seed, clock=clock))
+        report.update(build_report(photographs, result, options=chosen, seed=options.seed, clock=clock))
         report["weights"] = loaded.weights.as_dict()
+        report["caution"] = photographs.caution
+        report["left_out"] = [dataclasses.asdict(item) for item in found.left_out]
         if film is not None:
             report["video"] = film.as_dict()
         if options.report:
             save_html_report(
-                models,
+                result.models,
                 folder / "report.html",
                 title=Path(shown).resolve().name if isinstance(shown, str) else out.resolve().name,
                 photographs=photographs_of(photographs),
@@ -357,13 +294,18 @@ def _reconstruct(
             shutil.move(film.files[0].parent, folder / FRAMES_FOLDER)
         report.update(notes or {})
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        (folder / "config.toml").write_text(CONFIG_HEADER + to_toml(options.as_config()), encoding="utf-8")
+        (folder / "config.toml").write_text(CONFIG_HEADER + to_toml(absolute(options).as_dict()), encoding="utf-8")
 
-    write_colmap(models, out, overwrite=overwrite, legacy=options.legacy_colmap, extras=add_extras)
+    write_colmap(result, out, overwrite=overwrite, legacy=options.legacy_colmap, extras=add_extras)
     if undistort is not None:
-        export = ExportOptions(masks=options.masks, mask_invert=options.mask_invert, overwrite=overwrite)
+        export = ExportOptions(
+            masks=options.masks,
+            mask_invert=options.mask_invert,
+            ignore_alpha=options.ignore_alpha,
+            overwrite=overwrite,
+        )
         folder = found.root if film is None else out / FRAMES_FOLDER
-        export_model(models[0], undistort, folder, export, progress)
+        export_model(result[0], undistort, folder, export, progress)
     return report
 
 

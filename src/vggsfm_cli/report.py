@@ -1,104 +1,21 @@
-"""What a run says about itself: time and memory of each stage, and the content of ``report.json``."""
+"""The content of ``report.json``: what a run says about itself, as JSON types."""
 
+import dataclasses
 import os
 import platform
-import resource
-import sys
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from vggsfm_cli import __version__
+from vggsfm_cli.clock import StageClock
 from vggsfm_cli.geometry.camera import PARAM_NAMES
+from vggsfm_cli.result import RunResult, StageCost
 from vggsfm_cli.scene import ImageSet, Reconstruction
 
 REPORTED_PACKAGES = ("torch", "pycolmap", "numpy", "opencv-python-headless", "pillow", "kornia")
-SAMPLING_SECONDS = 0.02
-
-
-class StageClock:
-    """Seconds and peak memory of named stages; a stage entered again adds up. Stages do not nest.
-
-    Peak memory is the resident set of the whole process: the system's high-water mark where the stage raised it, else
-    the largest of samples taken while the stage ran.
-    """
-
-    def __init__(self) -> None:
-        self._stages: dict[str, dict[str, float]] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Record the block under ``name``, whether it succeeds or raises."""
-        on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
-        if on_cuda:
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
-        try:
-            with _PeakMemory() as memory:
-                yield
-        finally:
-            if torch.cuda.is_available() and torch.cuda.is_initialized():
-                torch.cuda.synchronize()
-                self._raise_to(name, "peak_cuda_mb", torch.cuda.max_memory_allocated() / 2**20)
-            entry = self._stages.setdefault(name, {})
-            entry["seconds"] = round(entry.get("seconds", 0.0) + time.perf_counter() - start, 3)
-            self._raise_to(name, "peak_memory_mb", memory.peak_bytes / 2**20)
-
-    def _raise_to(self, name: str, key: str, value: float) -> None:
-        entry = self._stages.setdefault(name, {})
-        entry[key] = max(entry.get(key, 0.0), round(value, 1))
-
-    def add(self, stages: Mapping[str, Mapping[str, float]]) -> None:
-        """Take over what another clock's ``as_dict`` says."""
-        self._stages.update({name: dict(entry) for name, entry in stages.items()})
-
-    def as_dict(self) -> dict[str, dict[str, float]]:
-        """Stages in the order they were first entered: ``seconds``, ``peak_memory_mb``, on CUDA ``peak_cuda_mb``."""
-        return {name: dict(sorted(entry.items(), reverse=True)) for name, entry in self._stages.items()}
-
-
-class _PeakMemory:
-    """The largest resident set of this process during a block, in bytes."""
-
-    def __init__(self) -> None:
-        self.peak_bytes = 0
-        self._done = threading.Event()
-        self._sampler = threading.Thread(target=self._sample, name="memory sampler", daemon=True)
-
-    def __enter__(self) -> "_PeakMemory":
-        self._before = _high_water_bytes()
-        self.peak_bytes = _resident_bytes()
-        self._sampler.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._sampler.join()
-        after = _high_water_bytes()
-        self.peak_bytes = after if after > self._before else max(self.peak_bytes, _resident_bytes())
-
-    def _sample(self) -> None:
-        while not self._done.wait(SAMPLING_SECONDS):
-            self.peak_bytes = max(self.peak_bytes, _resident_bytes())
-
-
-def _high_water_bytes() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _resident_bytes() -> int:
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return _high_water_bytes()
 
 
 def versions() -> dict[str, str]:
@@ -124,7 +41,7 @@ def machine() -> dict[str, Any]:
 
 def build_report(
     images: ImageSet,
-    reconstructions: Sequence[Reconstruction],
+    result: RunResult,
     *,
     options: Mapping[str, Any],
     seed: int,
@@ -132,20 +49,14 @@ def build_report(
 ) -> dict[str, Any]:
     """The content of ``report.json``: JSON types only.
 
-    Two keys of a reconstruction's own report describe the run, not the model, and do not stay with it: ``stages`` (of
-    the pipeline's clock) and ``unregistered`` (image name to reason).
-
     Args:
         images: what was read; a ``skipped`` attribute lists files that could not be.
-        reconstructions: the result, largest first.
+        result: of the run.
         options: everything the user chose.
         seed: of the random choices.
-        clock: of all stages, those of the pipeline added.
+        clock: of all stages, those of the run added.
     """
-    stages = clock.as_dict()
-    reasons = {
-        name: reason for model in reconstructions for name, reason in model.report.get("unregistered", {}).items()
-    }
+    stages = clock.stages
     return _jsonable(
         {
             "version": __version__,
@@ -153,13 +64,23 @@ def build_report(
             "machine": machine(),
             "options": dict(options),
             "seed": seed,
-            "stages": stages,
-            "seconds": round(sum(stage.get("seconds", 0.0) for stage in stages.values()), 3),
-            "peak_memory_mb": max((stage.get("peak_memory_mb", 0.0) for stage in stages.values()), default=0.0),
-            "models": [summarize(model) for model in reconstructions],
-            "images": _images(images, reconstructions, reasons),
+            **dataclasses.asdict(result.settings),
+            "memory": None if result.memory is None else dataclasses.asdict(result.memory),
+            "stages": stages_as_dict(stages),
+            "seconds": round(sum(stage.seconds for stage in stages.values()), 3),
+            "peak_memory_mb": max((stage.peak_memory_mb for stage in stages.values()), default=0.0),
+            "models": [summarize(model) for model in result],
+            "images": _images(images, result),
         }
     )
+
+
+def stages_as_dict(stages: Mapping[str, StageCost]) -> dict[str, dict[str, float]]:
+    """JSON types; figures that were not measured are left out."""
+    return {
+        name: {key: value for key, value in dataclasses.asdict(stage).items() if value is not None}
+        for name, stage in stages.items()
+    }
 
 
 def summarize(model: Reconstruction) -> dict[str, Any]:
@@ -172,7 +93,7 @@ def summarize(model: Reconstruction) -> dict[str, Any]:
         "mean_track_length": round(len(model.frame) / points, 3) if points else 0.0,
         "mean_reprojection_error_px": _mean_error(model),
         "cameras": _cameras(model),
-        **{key: value for key, value in model.report.items() if key not in ("stages", "unregistered")},
+        **model.report,
     }
 
 
@@ -217,19 +138,15 @@ def image_rows(model: Reconstruction) -> list[dict[str, Any]]:
     ]
 
 
-def _images(
-    images: ImageSet, reconstructions: Sequence[Reconstruction], reasons: Mapping[str, str]
-) -> list[dict[str, Any]]:
+def _images(images: ImageSet, result: RunResult) -> list[dict[str, Any]]:
     placed = {
-        row["name"]: {**row, "model": m}
-        for m, model in reversed(list(enumerate(reconstructions)))
-        for row in image_rows(model)
+        row["name"]: {**row, "model": m} for m, model in reversed(list(enumerate(result))) for row in image_rows(model)
     }
     listed = []
     for name in images.names[0]:
         row = placed.get(name)
         if row is None:
-            reason = reasons.get(name, "not connected to any model")
+            reason = result.unregistered.get(name, "not connected to any model")
             listed.append({"name": name, "registered": False, "model": None, "observations": 0, "reason": reason})
         else:
             listed.append({"registered": True, "reason": None, **row})

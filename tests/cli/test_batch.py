@@ -18,7 +18,7 @@ from vggsfm_cli.batch import local
 from vggsfm_cli.batch.worker import WorkerSetup
 from vggsfm_cli.cli.app import app
 from vggsfm_cli.colmap.files import read_colmap
-from vggsfm_cli.scene import Reconstruction
+from vggsfm_cli.result import RunResult, RunSettings
 
 run = CliRunner().invoke
 EXAMPLE = Path(__file__).parents[2] / "examples" / "reading_corner" / "images"
@@ -43,10 +43,10 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]
     """Replaces the pipeline; called with an exception, the pipeline raises it."""
     failures: list[BaseException] = []
 
-    def reconstruct(*arguments: object, **options: object) -> list[Reconstruction]:
+    def reconstruct(*arguments: object, **options: object) -> RunResult:
         for error in failures:
             raise error
-        return [example_model(frames=4)]
+        return RunResult(models=(example_model(frames=4),), settings=RunSettings(recipe="small"))
 
     monkeypatch.setattr(job, "reconstruct", reconstruct)
     return failures.append

@@ -1,6 +1,6 @@
 """The command line: fast help, results on stdout, one exit code for each kind of failure."""
 
-import inspect
+import dataclasses
 import json
 import os
 import subprocess
@@ -19,16 +19,24 @@ from typer.testing import CliRunner
 import vggsfm_cli
 from example_model import example_model
 from vggsfm_cli import errors, job
-from vggsfm_cli.cli import choices, failures, scene_options
+from vggsfm_cli.cli import choices, failures
 from vggsfm_cli.cli.app import app
 from vggsfm_cli.colmap.files import write_colmap
 from vggsfm_cli.geometry import camera
-from vggsfm_cli.geometry.robust import Loss
-from vggsfm_cli.io.priors import CAMERA_MODES
 from vggsfm_cli.model import AdjusterConfig
-from vggsfm_cli.pipeline import PRECISIONS, Preset
-from vggsfm_cli.scene import ImageSet, Progress, ProgressCallback, Reconstruction
-from vggsfm_cli.tracking.keypoints import Keypoints
+from vggsfm_cli.options import (
+    GROUPS,
+    Adjuster,
+    CameraModel,
+    Precision,
+    Preset,
+    ReconstructOptions,
+    SceneOptions,
+    options_of,
+)
+from vggsfm_cli.recipes import RECIPES
+from vggsfm_cli.result import RunResult, RunSettings, StageCost
+from vggsfm_cli.scene import ImageSet, Progress, ProgressCallback
 
 run = CliRunner().invoke
 
@@ -49,16 +57,17 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException | None]
     """Replaces the pipeline; called with an exception, the pipeline raises it."""
     failure: list[BaseException] = []
 
-    def reconstruct(
-        images: ImageSet, model: object, options: object, progress: ProgressCallback
-    ) -> list[Reconstruction]:
+    def reconstruct(images: ImageSet, model: object, options: object, progress: ProgressCallback) -> RunResult:
         for error in failure:
             raise error
         progress(Progress(stage="tracking", done=1, total=1, detail="3 tracks"))
         model_a, model_b = example_model(frames=4), example_model(frames=3, seed=1)
-        model_a.report["stages"] = {"tracking": {"seconds": 0.5, "peak_memory_mb": 10.0}}
-        model_a.report["unregistered"] = {"view 5.jpg": "too few tracks"}
-        return [model_a, model_b]
+        return RunResult(
+            models=(model_a, model_b),
+            unregistered={"view 5.jpg": "too few tracks"},
+            stages={"tracking": StageCost(seconds=0.5, peak_memory_mb=10.0)},
+            settings=RunSettings(recipe="small", preset="fast"),
+        )
 
     monkeypatch.setattr(job, "reconstruct", reconstruct)
     monkeypatch.delenv("VGGSFM_DEBUG", raising=False)
@@ -90,17 +99,60 @@ def test_version() -> None:
         assert run(app, arguments).stdout == f"vggsfm {vggsfm_cli.__version__}\n"
 
 
-def test_choices_are_those_of_the_library() -> None:
-    assert typing.get_args(choices.CameraModel) == tuple(camera.PARAM_NAMES)
-    assert typing.get_args(choices.CameraMode) == CAMERA_MODES
-    assert typing.get_args(choices.Precision) == tuple(PRECISIONS)
-    assert typing.get_args(choices.Preset) == typing.get_args(Preset)
-    declared = inspect.signature(scene_options.declared).parameters
-    assert {name: p.default for name, p in declared.items()} == job.SceneOptions().as_dict()
-    assert typing.get_args(choices.Keypoints) == typing.get_args(Keypoints)
-    assert [name.replace("-", "_") for name in typing.get_args(choices.Loss)] == [loss.value for loss in Loss]
-    for name in typing.get_args(choices.Adjuster):
+def test_every_choice_means_something() -> None:
+    assert set(typing.get_args(CameraModel)) == set(camera.PARAM_NAMES)
+    assert all(isinstance(getattr(torch, name), torch.dtype) for name in typing.get_args(Precision))
+    rows = [preset for presets in RECIPES.values() for preset in presets]
+    assert sorted(rows) == sorted(set(typing.get_args(Preset)) - {"auto"})
+    for name in typing.get_args(Adjuster):
         assert isinstance(choices.adjuster_config(name), AdjusterConfig)
+
+
+def test_choices_are_written_down_once() -> None:
+    lists = {one.name: ", ".join(f'"{choice}"' for choice in one.choices) for one in options_of(SceneOptions)}
+    for path in Path(vggsfm_cli.__file__).parent.rglob("*.py"):
+        copied = [name for name, text in lists.items() if text.count(",") > 1 and text in path.read_text()]
+        assert not copied or path.name == "options.py", (path, copied)
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "batch"])
+def test_help_shows_the_options_group_by_group(command: str) -> None:
+    shown = run(app, [command, "--help"], terminal_width=200).stdout
+    places = [shown.index(f"\n{title}:\n") for title in ("Options", *GROUPS)]
+    assert places == sorted(places)
+    for one in options_of(SceneOptions):
+        start = places[1 + GROUPS.index(one.about.group)]
+        assert start < shown.index(f"\n  {one.flag} ") < min([p for p in places if p > start], default=len(shown))
+        assert one.about.help.split()[0] in shown
+
+
+def test_an_option_has_one_name_from_the_flag_to_the_pipeline(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the command is told arrives in ``reconstruct`` under the same names."""
+    arrived: list[SceneOptions] = []
+
+    def reconstruct(images: ImageSet, model: object, options: SceneOptions, **_: object) -> RunResult:
+        arrived.append(options)
+        raise errors.ReconstructionFailed("Enough is seen.", "A hint.")
+
+    monkeypatch.setattr(job, "reconstruct", reconstruct)
+    given = {"preset": "fast", "query_points": 77, "long_side": 128, "max_memory": 3.5, "seed": 9}
+    given |= {"precision": "bfloat16", "refine_principal_point": "yes", "extra_points": 5, "queries": "grid"}
+    assert set(given) == {field.name for field in dataclasses.fields(ReconstructOptions)}
+    flags = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    result = run(app, ["reconstruct", str(photographs), "--out", str(tmp_path / "o"), "--model", "small", *flags])
+    assert result.exit_code == 4, result.stderr
+    assert {name: getattr(arrived[0], name) for name in given} == given
+
+
+def test_options_out_of_range_are_refused_from_python_too() -> None:
+    for name, value in {"query_points": 3, "long_side": 5, "max_memory": 0.0, "seed": -1}.items():
+        with pytest.raises(errors.UsageError, match=f"--{name.replace('_', '-')}"):
+            ReconstructOptions(**{name: value})  # type: ignore[arg-type]
+    precision = next(one for one in options_of(ReconstructOptions) if one.name == "precision")
+    with pytest.raises(errors.UsageError, match="--precision cannot be 'int8'"):
+        precision.check("int8")
 
 
 def test_reconstruct_writes_everything_and_sums_up(
@@ -115,6 +167,7 @@ def test_reconstruct_writes_everything_and_sums_up(
     assert "tracking" in result.stderr and "Skipped view 7.jpg" in result.stderr
     report = json.loads((out / "report.json").read_text())
     assert report["weights"]["licence"] == "Apache-2.0" and "Model small: " in result.stderr
+    assert (report["recipe"], report["preset"], report["memory"]) == ("small", "fast", None)
     assert report["seed"] == 0 and report["versions"]["torch"] == torch.__version__
     assert {"images", "weights", "tracking", "overview"} <= set(report["stages"])
     assert all(stage["seconds"] >= 0 and stage["peak_memory_mb"] > 0 for stage in report["stages"].values())

@@ -1,6 +1,5 @@
 """Where options come from: flag, environment, config file, default; and files that say something wrong."""
 
-import inspect
 import tomllib
 from pathlib import Path
 
@@ -12,14 +11,15 @@ from vggsfm_cli.cli import scene_options
 from vggsfm_cli.cli.app import app
 from vggsfm_cli.config_file import Setting, read_config, to_toml
 from vggsfm_cli.errors import UsageError
+from vggsfm_cli.options import SceneOptions, options_of
 
 run = CliRunner().invoke
 
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [*scene_options.settings(), "config"]:
-        monkeypatch.delenv(scene_options.variable(name), raising=False)
+    for name in [*(one.variable for one in options_of(SceneOptions)), scene_options.CONFIG_VARIABLE]:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -76,10 +76,10 @@ def test_what_is_shown_can_be_fed_back(file: Path, tmp_path: Path) -> None:
         ("model = 2024-01-01", "which is not a text", 'model = "..."'),
         ("camera-model = 'FANCY'", "which it cannot be", "SIMPLE_RADIAL"),
         ("long-side = 1\nlong_side = 2", "twice", "Keep one"),
-        ("seed = 3\nseed = 4", "no TOML", "seed = 7"),
-        ("seed", "no TOML", "seed = 7"),
-        ("seed = " + "[" * 5000, "no TOML", "seed = 7"),
-        ("seed = " + "9" * 5000, "no TOML", "seed = 7"),
+        ("seed = 3\nseed = 4", "not valid TOML", "seed = 7"),
+        ("seed", "not valid TOML", "seed = 7"),
+        ("seed = " + "[" * 5000, "not valid TOML", "seed = 7"),
+        ("seed = " + "9" * 5000, "not valid TOML", "seed = 7"),
     ],
 )
 def test_wrong_files_end_in_a_sentence_and_2(text: str, said: str, hint: str, tmp_path: Path) -> None:
@@ -134,13 +134,13 @@ def test_numbers_with_a_point(tmp_path: Path) -> None:
 
 
 def test_no_variable_means_two_things() -> None:
-    names = {scene_options.variable(name) for name in inspect.signature(scene_options.declared).parameters}
+    names = {one.variable for one in options_of(SceneOptions)}
     others = {"VGGSFM_BENCH", "VGGSFM_REFERENCE", "VGGSFM_TEXTURES", "VGGSFM_DEBUG", scene_options.CONFIG_VARIABLE}
     assert not names & others
 
 
 def test_the_file_of_a_result_gives_the_same_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = job.SceneOptions(seed=5, preset="fast", threads=1, overview=False)
+    chosen = SceneOptions(seed=5, preset="fast", threads=1, overview=False)
     path = tmp_path / "config.toml"
-    path.write_text(job.CONFIG_HEADER + to_toml(chosen.as_config()))
-    assert job.SceneOptions(**read_config(path, scene_options.settings())) == chosen
+    path.write_text(job.CONFIG_HEADER + to_toml(job.absolute(chosen).as_dict()))
+    assert SceneOptions(**read_config(path, scene_options.settings())) == chosen

@@ -1,7 +1,6 @@
 """``vggsfm export``, ``vggsfm undistort`` and ``vggsfm reconstruct --undistort``."""
 
 import json
-import typing
 from pathlib import Path
 
 import pytest
@@ -9,10 +8,8 @@ from typer.testing import CliRunner
 
 from pictured_model import pictured_model
 from vggsfm_cli import job
-from vggsfm_cli.cli import choices
 from vggsfm_cli.cli.app import app
 from vggsfm_cli.colmap.files import read_colmap, write_colmap
-from vggsfm_cli.export.targets import TARGETS
 
 run = CliRunner().invoke
 
@@ -21,10 +18,6 @@ run = CliRunner().invoke
 def project(tmp_path: Path) -> Path:
     write_colmap(pictured_model(tmp_path / "photos"), tmp_path / "sparse")
     return tmp_path
-
-
-def test_targets_are_those_of_the_library() -> None:
-    assert typing.get_args(choices.ExportTarget) == TARGETS
 
 
 @pytest.mark.parametrize("command", ["export", "undistort"])

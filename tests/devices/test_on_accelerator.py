@@ -33,9 +33,12 @@ from vggsfm_cli.io.images import read_images
 from vggsfm_cli.io.intrinsics import KnownCamera
 from vggsfm_cli.io.sequence import PhotographSequence
 from vggsfm_cli.io.synthetic import write_scenes
-from vggsfm_cli.mapping.densify import DensifyConfig
+from vggsfm_cli.mapping.candidates import CandidateConfig
+from vggsfm_cli.mapping.mapper import MappingOptions
 from vggsfm_cli.model import AdjusterConfig
-from vggsfm_cli.pipeline import ReconstructOptions, reconstruct, sight
+from vggsfm_cli.options import ReconstructOptions
+from vggsfm_cli.pipeline import reconstruct
+from vggsfm_cli.recipes import SmallRecipe, recipe_named
 from vggsfm_cli.scene import ImageSet, Reconstruction
 from vggsfm_cli.sequence import SequenceOptions, reconstruct_sequence
 from vggsfm_cli.sequence.options import KeyframeConfig, LoopConfig, WindowConfig
@@ -108,8 +111,10 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], P
 
 
 def options(extra_points: int = 30) -> ReconstructOptions:
-    few = ReconstructOptions(query_points=FEW, densify=DensifyConfig(points=extra_points))
-    return dataclasses.replace(few, mapping=dataclasses.replace(few.mapping, max_candidates=2))
+    return ReconstructOptions(query_points=FEW, extra_points=extra_points)
+
+
+QUICK = SmallRecipe(mapping=MappingOptions(candidates=CandidateConfig(max_candidates=2)))
 
 
 def known(files: list[Path]) -> tuple[KnownCamera, ...]:
@@ -134,9 +139,9 @@ def inputs(photographs: tuple[list[Path], Path], kind: str) -> ImageSet:
 def test_a_reconstruction_is_that_of_the_cpu(photographs, exact_accelerator, kind, tmp_path) -> None:
     images, model = inputs(photographs, kind), load_model()
     settings = options(extra_points=30 if kind == "plain" else 0)
-    expected = reconstruct(images, model, settings)
+    expected = reconstruct(images, model, settings, recipe=QUICK)
     model = model.to(exact_accelerator)
-    found = reconstruct(images.to(exact_accelerator), model, settings)
+    found = reconstruct(images.to(exact_accelerator), model, settings, recipe=QUICK)
     assert kind != "plain" or found[0].report["extra_points"]["found"] > 0
     assert bytes_of(list(found), tmp_path / "found") == bytes_of(list(expected), tmp_path / "expected")
     assert {value.device for value in model.state_dict().values()} == {exact_accelerator}, "the model stays"
@@ -145,7 +150,7 @@ def test_a_reconstruction_is_that_of_the_cpu(photographs, exact_accelerator, kin
 def test_a_reconstruction_without_double_precision(photographs) -> None:
     images, model = inputs(photographs, "masks and intrinsics"), load_model()
     with pretended_device(float64=False) as device:
-        found = reconstruct(images.to(device), model.to(device), options())[0]
+        found = reconstruct(images.to(device), model.to(device), options(), recipe=QUICK)[0]
     assert int(found.cameras.registered.sum()) == 4 and found.report["extra_points"]["found"] > 0
 
 
@@ -158,7 +163,9 @@ def test_a_sequence_of_windows(accelerator: torch.device, tmp_path: Path) -> Non
         windows=WindowConfig(size=4, overlap=2, joint_every=2),
         loops=LoopConfig(min_gap=5, max_checks=4),
     )
-    settings = dataclasses.replace(settings, mapping=dataclasses.replace(settings.mapping, max_candidates=1))
+    settings = dataclasses.replace(
+        settings, mapping=dataclasses.replace(settings.mapping, candidates=CandidateConfig(max_candidates=1))
+    )
     images = PhotographSequence(sorted((out / "scene_000" / "images").iterdir()), long_side=160)
     found = reconstruct_sequence(images, load_model().to(accelerator), settings)
     assert len(found[0].report["windows"]) > 1
@@ -168,10 +175,11 @@ def test_a_sequence_of_windows(accelerator: torch.device, tmp_path: Path) -> Non
 def test_v2_with_recipe_weights_sees_what_it_sees_on_the_cpu(exact_accelerator: torch.device) -> None:
     pixels = golden("inputs")["images_u8"][None, :3].float() / 255
     images, model = image_set(pixels), with_recipe_weights(SHALLOW)
-    settings = ReconstructOptions(keypoints="sift", query_points=32, network_side=128)
-    expected = sight(images, model, settings)
+    settings = ReconstructOptions(queries="sift", query_points=32, long_side=128)
+    recipe = recipe_named(model.config.recipe)
+    expected = recipe.sight(images, model, settings)
     model = model.to(exact_accelerator)
-    found = sight(images.to(exact_accelerator), model, settings)
+    found = recipe.sight(images.to(exact_accelerator), model, settings)
     assert expected.cameras is not None and found.cameras is not None
     torch.testing.assert_close(found.cameras.to("cpu").cam_from_world, expected.cameras.cam_from_world)
     torch.testing.assert_close(found.tracks.xy.cpu(), expected.tracks.xy, atol=0.01, rtol=0)

@@ -13,7 +13,8 @@ from vggsfm_cli.checkpoints import resolve_model
 from vggsfm_cli.colmap.files import read_colmap
 from vggsfm_cli.errors import InputError, UsageError
 from vggsfm_cli.evaluation.poses import aligned_distances
-from vggsfm_cli.job import Networks, SceneOptions, reconstruct_scene
+from vggsfm_cli.job import Networks, reconstruct_scene
+from vggsfm_cli.options import SceneOptions
 
 av = pytest.importorskip("av")
 
@@ -52,7 +53,7 @@ def test_from_a_video_to_a_trainer(tmp_path: Path) -> None:
     order = [names.index(name) for name in found.names]
     distance = aligned_distances(found.cameras.cam_from_world[0], cameras.cam_from_world[0, order])
     assert float(distance.max()) < 0.02
-    assert report["video"] == {"frames": FRAMES, "fps": 10.0, "decoded": FRAMES, "damaged_packets": 0}
+    assert report["video"] == {"frames": FRAMES, "fps": 10.0, "decoded": FRAMES, "damaged_packets": 0, "changes": []}
     assert report["options"]["images"] == str(film) and {"video", "tracks", "windows"} <= set(report["stages"])
     assert all(image["registered"] for image in report["images"])
     assert json.loads((out / "report.json").read_text())["models"][0]["keyframes"] >= 2

@@ -14,7 +14,6 @@ from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.geometry import pose, rotation
 from vggsfm_cli.mapping.mapper import reconstruct_from_tracks
 from vggsfm_cli.model import AdjusterConfig
-from vggsfm_cli.pipeline import ReconstructOptions
 from vggsfm_cli.scene import Cameras, ImageSet, Reconstruction, Tracks
 from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
 from vggsfm_cli.synthetic.worlds import Path, World, WorldConfig, blank_images, join, make_world, observe
@@ -41,7 +40,6 @@ def run(
         camera_estimator=PreliminaryCamerasConfig().build(),
         triangulator=RansacTriangulatorConfig().build(),
         adjuster=adjuster.build(),
-        options=ReconstructOptions().mapping_options(),
         seed=seed,
     )
 

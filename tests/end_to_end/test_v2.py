@@ -12,18 +12,20 @@ from typer.testing import CliRunner
 
 from goldens import golden, needs_full_set
 from v2_recipe import SHALLOW, recipe, with_recipe_weights
-from vggsfm_cli.camera_estimation.v2 import V2CameraPredictor
 from vggsfm_cli.checkpoints import convert as conversion
 from vggsfm_cli.checkpoints.convert import PublishedLayout
 from vggsfm_cli.checkpoints.files import save_model
-from vggsfm_cli.checkpoints.official_v2 import V2, our_key, published_keys, published_shapes
 from vggsfm_cli.checkpoints.resolve import load_model
 from vggsfm_cli.cli.app import app
 from vggsfm_cli.errors import UsageError
 from vggsfm_cli.evaluation.poses import pair_errors
 from vggsfm_cli.geometry import pose, rotation
 from vggsfm_cli.model import VGGSfM
-from vggsfm_cli.pipeline import ReconstructOptions, reconstruct
+from vggsfm_cli.options import ReconstructOptions
+from vggsfm_cli.pipeline import reconstruct
+from vggsfm_cli.recipes.v2.cameras import V2CameraPredictor
+from vggsfm_cli.recipes.v2.weights import published_keys, published_shapes
+from vggsfm_cli.result import RunSettings
 from vggsfm_cli.scene import Cameras, ImageSet, Queries, Tracks
 from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
 from vggsfm_cli.synthetic.worlds import World, WorldConfig, blank_images, make_world, observe
@@ -152,7 +154,7 @@ def oracle(world: World) -> tuple[ImageSet, VGGSfM]:
     return images, model.eval()
 
 
-OPTIONS = ReconstructOptions(keypoints="grid", query_points=700, network_side=1024)
+OPTIONS = ReconstructOptions(queries="grid", query_points=700)
 
 
 def test_an_oracle_in_place_of_the_networks_gives_the_world() -> None:
@@ -164,12 +166,12 @@ def test_an_oracle_in_place_of_the_networks_gives_the_world() -> None:
     everywhere = torch.ones(6, dtype=torch.bool)
     errors = pair_errors(found[0].cameras.cam_from_world[0], world.cameras.cam_from_world[0], everywhere).worse_deg
     assert errors.max() < 0.2
-    assert found[0].report["preset"] == "v2"
-    memory = found[0].report["memory"]
-    assert memory["limit"] == "free memory" and 0 < memory["planned_gb"] < memory["limit_gb"]
-    assert memory["out_of_memory"] == 0
-    assert found[0].report["keypoints"] == "grid"
-    assert found[0].report["unregistered"] == {}
+    assert found.settings == RunSettings(recipe="v2", preset="v2", queries="grid")
+    memory = found.memory
+    assert memory is not None and memory.limit_gb is not None
+    assert memory.limit == "free memory" and 0 < memory.planned_gb < memory.limit_gb
+    assert memory.out_of_memory == 0
+    assert found.unregistered == {}
     assert len(model.camera_estimator.asked) == 3  # type: ignore[arg-type]
     # positions in the files, at eight times the pictures' size
     assert found[0].xy.max() > 900
@@ -185,7 +187,7 @@ def test_the_same_tracks_can_be_mapped_as_those_of_small() -> None:
     everywhere = torch.ones(4, dtype=torch.bool)
     errors = pair_errors(found[0].cameras.cam_from_world[0], world.cameras.cam_from_world[0], everywhere).worse_deg
     assert errors.median() < 0.3
-    assert found[0].report["preset"] == "small"
+    assert found.settings == RunSettings(recipe="v2", preset="small", queries="grid")
 
 
 def test_a_principal_point_is_not_freed_by_force() -> None:

@@ -9,13 +9,13 @@ import torch
 from typer.testing import CliRunner
 
 import published
-from vggsfm_cli import pipeline
 from vggsfm_cli.cli.app import app
 from vggsfm_cli.errors import InputError, MissingDependency
 from vggsfm_cli.evaluation.benchmark import PoseProtocol, pose_figures
 from vggsfm_cli.evaluation.datasets import Unreadable, find_co3d, find_eth3d, find_imc
 from vggsfm_cli.evaluation.poses import PairErrors
 from vggsfm_cli.io.scans import read_points
+from vggsfm_cli.recipes import small
 from vggsfm_cli.scene import Cameras
 from vggsfm_cli.synthetic.worlds import WorldConfig, make_world, observe
 
@@ -29,7 +29,7 @@ def world():
 
 @pytest.fixture
 def exact_tracks(world, monkeypatch):
-    monkeypatch.setattr(pipeline, "track_in_rounds", published.oracle(world))
+    monkeypatch.setattr(small, "track_in_rounds", published.oracle(world))
 
 
 def assert_same_cameras(found: Cameras, world, frames):
@@ -145,14 +145,14 @@ def test_imc_counts_what_is_missing_and_resumes(tmp_path, world, exact_tracks, m
     (tmp_path / "reichstag" / "set_100" / "images" / "photo_007.jpg").unlink()
     out = tmp_path / "imc.json"
     arguments = ["--root", tmp_path, "--bag-size", "5", "--bag-size", "10", "--out", out]
-    exact = pipeline.track_in_rounds
+    exact = small.track_in_rounds
 
     def one_frame_lost(tracker, images, config, **options):
         tracks = exact(tracker, images, config, **options)
         tracks.visibility[:, 4] = 0
         return tracks
 
-    monkeypatch.setattr(pipeline, "track_in_rounds", one_frame_lost)
+    monkeypatch.setattr(small, "track_in_rounds", one_frame_lost)
     found = document("imc", *arguments)
     scene = found["scenes"]["reichstag/5bag_000"]
     assert scene["registered"] == 4 and scene["figures"]["AUC@3"] == pytest.approx(100 * 6 / 10)
@@ -164,7 +164,7 @@ def test_imc_counts_what_is_missing_and_resumes(tmp_path, world, exact_tracks, m
     def no_more(*_, **__):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(pipeline, "track_in_rounds", no_more)
+    monkeypatch.setattr(small, "track_in_rounds", no_more)
     assert document("imc", *arguments, "--resume")["scenes"]["reichstag/5bag_000"] == scene
     other = run(app, ["benchmark", "imc", "--model", "classical", *map(str, arguments), "--resume", "--seed", "1"])
     assert other.exit_code == 2 and "in another way" in other.stderr
@@ -172,14 +172,14 @@ def test_imc_counts_what_is_missing_and_resumes(tmp_path, world, exact_tracks, m
 
 def test_no_tracks_is_a_result_of_zero(tmp_path, world, exact_tracks, monkeypatch):
     published.write_imc(tmp_path, world, calibration="model")
-    exact = pipeline.track_in_rounds
+    exact = small.track_in_rounds
 
     def nothing(tracker, images, config, **options):
         tracks = exact(tracker, images, config, **options)
         tracks.visibility[:] = 0
         return tracks
 
-    monkeypatch.setattr(pipeline, "track_in_rounds", nothing)
+    monkeypatch.setattr(small, "track_in_rounds", nothing)
     found = document("imc", "--root", tmp_path, "--bag-size", "5")
     scene = found["scenes"]["reichstag/5bag_000"]
     assert scene["registered"] == 0 and "connected" in scene["failed"]

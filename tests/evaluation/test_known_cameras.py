@@ -5,9 +5,9 @@ import dataclasses
 import torch
 
 import published
-from vggsfm_cli import pipeline
 from vggsfm_cli.evaluation.known_cameras import triangulate_known
 from vggsfm_cli.model import VGGSfMConfig
+from vggsfm_cli.recipes import small
 from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
 from vggsfm_cli.synthetic.worlds import WorldConfig, blank_images, make_world
 
@@ -16,9 +16,7 @@ def test_cameras_are_held_and_outliers_left_out(monkeypatch):
     world = make_world(WorldConfig(frames=8, points=300), 0)
     exact = published.oracle(world)
     noise = NoiseConfig(sigma_px=0.3, outliers=0.1, missing=0.1)
-    monkeypatch.setattr(
-        pipeline, "track_in_rounds", lambda *given, **_: add_noise(exact(*given), world.sizes, noise, 0)
-    )
+    monkeypatch.setattr(small, "track_in_rounds", lambda *given, **_: add_noise(exact(*given), world.sizes, noise, 0))
     model = VGGSfMConfig().build()
     problems = []
     model.adjuster.register_forward_pre_hook(lambda module, given: problems.append(given[0]))

@@ -9,7 +9,7 @@ from goldens import golden
 from vggsfm_cli.colmap import estimators
 from vggsfm_cli.colmap.estimators import RansacConfig
 from vggsfm_cli.geometry import epipolar, pose, rotation
-from vggsfm_cli.triangulation import v2
+from vggsfm_cli.recipes.v2 import triangulation as v2
 
 FIXTURE = golden("two_view")
 XY = FIXTURE["tracks"].double()

@@ -1,5 +1,6 @@
 """Running out of memory is no end, unless the smallest pieces do."""
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +10,7 @@ import torch
 
 from vggsfm_cli.errors import NotEnoughMemory
 from vggsfm_cli.memory.budget import Budget, FrugalTracker
-from vggsfm_cli.memory.plan import Plan, Size
-from vggsfm_cli.model import VGGSfMConfig
+from vggsfm_cli.memory.plan import Need, Plan, Size
 from vggsfm_cli.scene import ImageSet, Queries, Tracks
 from vggsfm_cli.synthetic.worlds import WorldConfig, blank_images, make_world
 from vggsfm_cli.threads import available_cores, map_threads
@@ -78,7 +78,7 @@ def test_out_of_memory_halves_and_goes_on_in_the_open(
 ) -> None:
     tracker = FrugalTracker(Greedy(600, error), budget(Plan(side_by_side=2)))
     assert tracker(*scene).xy.unique().tolist() == [512]
-    assert tracker.budget.as_dict() == {
+    assert dataclasses.asdict(tracker.budget.use()) == {
         "limit": "--max-memory",
         "limit_gb": 1.0,
         "planned_gb": 0.1,
@@ -144,15 +144,15 @@ def test_frames_followed_side_by_side_halve_once_and_then_wait_for_each_other(
 
 def test_the_limit_is_what_was_asked_for_or_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     size = Size(frames=4, pixels=512**2, stored_pixels=512**2, queries=64, workers=2)
-    device, config = torch.device("cpu"), VGGSfMConfig()
-    asked = Budget.make(size, config, device, 2.0)
+    device, need = torch.device("cpu"), Need(size=size, parts=lambda _: {"all": 10**8}, weights=10**6)
+    asked = Budget.make(need, device, 2.0)
     assert (asked.limit_bytes, asked.limit_name) == (2 * 10**9, "--max-memory")
     assert "of 2.0 GB (--max-memory): 2048 observations at once, 2 threads" in str(asked)
     monkeypatch.setattr("vggsfm_cli.memory.budget.usable_bytes", lambda _: 3 * 10**9)
-    found = Budget.make(size, config, device, None)
+    found = Budget.make(need, device, None)
     assert (found.limit_bytes, found.limit_name) == (3 * 10**9, "free memory")
     monkeypatch.setattr("vggsfm_cli.memory.budget.usable_bytes", lambda _: 10**6)
     with pytest.raises(NotEnoughMemory, match="free memory"):
-        Budget.make(size, config, device, None)
+        Budget.make(need, device, None)
     monkeypatch.setattr("vggsfm_cli.memory.budget.usable_bytes", lambda _: None)
-    assert Budget.make(size, config, device, None).as_dict()["limit_gb"] is None
+    assert Budget.make(need, device, None).use().limit_gb is None

@@ -2,19 +2,23 @@
 
 import dataclasses
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
+import torch
 
-from vggsfm_cli.camera_estimation.v2 import V2CameraPredictorConfig
-from vggsfm_cli.checkpoints.official_v2 import V2
 from vggsfm_cli.errors import NotEnoughMemory
-from vggsfm_cli.memory.plan import Plan, Size, estimate, plan_within
+from vggsfm_cli.memory.plan import Need, Plan, Size, plan_within, weight_bytes
 from vggsfm_cli.model import VGGSfMConfig
 from vggsfm_cli.nn.dinov2 import DINOv2Config
-from vggsfm_cli.tracking.v2.iterative import FINE, IterativeTrackerConfig
-from vggsfm_cli.tracking.v2.tracker import V2TrackerConfig
-from vggsfm_cli.tracking.v2.transformer import UpdateTransformerConfig
+from vggsfm_cli.recipes import small
+from vggsfm_cli.recipes.v2 import memory as v2_memory
+from vggsfm_cli.recipes.v2.cameras import V2CameraPredictorConfig
+from vggsfm_cli.recipes.v2.iterative import FINE, IterativeTrackerConfig
+from vggsfm_cli.recipes.v2.tracker import V2TrackerConfig
+from vggsfm_cli.recipes.v2.transformer import UpdateTransformerConfig
+from vggsfm_cli.recipes.v2.weights import V2
 
 SMALL = VGGSfMConfig()
 WIDE = dataclasses.replace(
@@ -30,6 +34,23 @@ WIDE = dataclasses.replace(
 """As wide as v2, so that only its weights take less."""
 
 SIZE = Size(frames=10, pixels=1024 * 768, stored_pixels=4000 * 3000, queries=1024, at_once=2, workers=2)
+
+
+@cache
+def weights(config: VGGSfMConfig) -> int:
+    with torch.device("meta"):
+        return weight_bytes(config.build())
+
+
+def need(size: Size, config: VGGSfMConfig) -> Need:
+    """As the recipe of the model says it."""
+    if config.recipe == "v2":
+        return Need(size=size, parts=lambda plan: v2_memory.memory_parts(size, config, plan), weights=weights(config))
+    return Need(size=size, parts=lambda plan: small.memory_parts(size, plan), weights=weights(config))
+
+
+def estimate(size: Size, config: VGGSfMConfig, plan: Plan) -> int:
+    return need(size, config).estimate(plan)
 
 
 def plans() -> Iterator[Plan]:
@@ -78,15 +99,15 @@ def test_smaller_plans_take_less(config: VGGSfMConfig) -> None:
 
 @pytest.mark.parametrize("config", [SMALL, V2])
 def test_the_largest_plan_that_fits_is_taken(config: VGGSfMConfig) -> None:
-    assert plan_within(SIZE, config, 10**12, "--max-memory") == PLANS[0]
+    assert plan_within(need(SIZE, config), 10**12, "--max-memory") == PLANS[0]
     sizes = [estimate(SIZE, config, plan) for plan in PLANS]
     for limit in sizes:
         expected = next(plan for plan, needed in zip(PLANS, sizes, strict=True) if needed <= limit)
-        assert plan_within(SIZE, config, limit, "--max-memory") == expected
-    needed = sizes[-1]
+        assert plan_within(need(SIZE, config), limit, "--max-memory") == expected
+    smallest = sizes[-1]
     said = r"10 images with 1024 tracks a frame need about \d+\.\d\d GB .* more than the \d+\.\d\d GB of free memory"
     with pytest.raises(NotEnoughMemory, match=said) as caught:
-        plan_within(SIZE, config, needed - 1, "free memory")
+        plan_within(need(SIZE, config), smallest - 1, "free memory")
     assert caught.value.exit_code == 7
     assert "--max-memory" in caught.value.hint
 
@@ -98,7 +119,7 @@ def test_an_accelerator_gets_large_pieces_and_no_threads() -> None:
         dataclasses.replace(size, in_process=True), V2, Plan()
     )  # the libraries' code lies elsewhere
     limit = estimate(size, V2, Plan(pairs_at_once=2**14))
-    assert plan_within(size, V2, limit, "free memory").pairs_at_once == 2**14
+    assert plan_within(need(size, V2), limit, "free memory").pairs_at_once == 2**14
 
 
 def test_a_plan_is_said_in_words() -> None:

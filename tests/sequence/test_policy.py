@@ -13,6 +13,7 @@ from vggsfm_cli.errors import ReconstructionFailed, UsageError
 from vggsfm_cli.evaluation.poses import aligned_distances
 from vggsfm_cli.geometry import alignment
 from vggsfm_cli.io.sequence import PhotographSequence
+from vggsfm_cli.mapping.candidates import CandidateConfig
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.scene import Progress
 from vggsfm_cli.sequence import SequenceOptions, reconstruct_sequence
@@ -33,7 +34,8 @@ def options() -> SequenceOptions:
         windows=WindowConfig(size=5, overlap=3, joint_every=2),
         loops=LoopConfig(min_gap=8, max_checks=6),
     )
-    return dataclasses.replace(chosen, mapping=dataclasses.replace(chosen.mapping, max_candidates=1))
+    one = CandidateConfig(max_candidates=1)
+    return dataclasses.replace(chosen, mapping=dataclasses.replace(chosen.mapping, candidates=one))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -176,7 +178,7 @@ def test_a_cut_gives_two_models_and_damage_none(tmp_path: Path) -> None:
     found = reconstruct_sequence(PhotographSequence(files, long_side=320), model, options(), events.append)
     assert [len(one.names) for one in found] == [first - 1, second]
     assert found[0].names[-1] == "0011.png" and found[1].names[0] == "0012.png"
-    assert list(found[0].report["unregistered"]) == ["0007.png"] and found[1].report["unregistered"] == {}
+    assert list(found.unregistered) == ["0007.png"]
     true = cameras.cam_from_world[0, [int(name[:4]) for name in found[0].names]]
     assert float(aligned_distances(found[0].cameras.cam_from_world[0], true).max()) < 0.02
     assert {event.stage for event in events} >= {"frames", "adjustment", "loops"}
@@ -190,7 +192,7 @@ def test_a_film_that_begins_in_the_dark(tmp_path: Path) -> None:
     found = reconstruct_sequence(PhotographSequence(write_frames(tmp_path, 14), long_side=320), model, options())
     assert [name[:4] for name in found[0].names] == [f"{s:04d}" for s in range(6, 14)]
     assert model.tracker.pairs <= 3 * 8, "dark frames are not tracked"
-    assert set(found[0].report["unregistered"]) == {f"{s:04d}.png" for s in range(6)}
+    assert set(found.unregistered) == {f"{s:04d}.png" for s in range(6)}
 
 
 def test_a_camera_that_stands_still_fails(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from vggsfm_cli.checkpoints import load_model
 from vggsfm_cli.evaluation.poses import aligned_distances
 from vggsfm_cli.geometry import pose
 from vggsfm_cli.io.sequence import PhotographSequence
+from vggsfm_cli.mapping.candidates import CandidateConfig
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.scene import Reconstruction
 from vggsfm_cli.sequence import SequenceOptions, reconstruct_sequence
@@ -27,7 +28,8 @@ def quick() -> SequenceOptions:
         windows=WindowConfig(size=5, overlap=3, joint_every=2),
         loops=LoopConfig(min_gap=5, max_checks=4),
     )
-    return dataclasses.replace(options, mapping=dataclasses.replace(options.mapping, max_candidates=1))
+    one = CandidateConfig(max_candidates=1)
+    return dataclasses.replace(options, mapping=dataclasses.replace(options.mapping, candidates=one))
 
 
 def error_of(found: Reconstruction, walk: object) -> float:
@@ -55,10 +57,10 @@ def test_a_walk_becomes_one_model(walk: object, model: VGGSfM) -> None:
     assert error_of(found[0], walk) < 0.01
     assert max(read) <= options.read_ahead
     report = found[0].report
-    assert report["unregistered"] == {} and report["loops"] == []
+    assert found.unregistered == {} and report["loops"] == []
     assert len(report["windows"]) > 1 and report["keyframes"] < len(images)
     assert sum(window["new_frames"] for window in report["windows"]) <= len(images)
-    assert set(report["stages"]) >= {"features", "tracks", "windows", "adjustment", "frames between"}
+    assert set(found.stages) >= {"features", "tracks", "windows", "adjustment", "frames between"}
     views = torch.bincount(found[0].point)
     assert int(views.min()) >= 2 and float(views.double().mean()) > 3
     assert bool((found[0].color >= 0).all()) and float(found[0].color.std()) > 0.05

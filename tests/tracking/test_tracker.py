@@ -183,7 +183,7 @@ def test_running_out_of_memory_changes_nothing(tracker, scene, monkeypatch):
         monkeypatch.setattr(lucas_kanade, "refine", greedy)
         frugal = FrugalTracker(tracker, Budget(Plan(pairs_at_once=256), None, "free memory", 0))
         found = frugal(images, queries, features)
-    assert frugal.budget.as_dict()["out_of_memory"] == 2 and frugal.budget.plan.pairs_at_once == 64
+    assert frugal.budget.use().out_of_memory == 2 and frugal.budget.plan.pairs_at_once == 64
     torch.testing.assert_close(found.xy, whole.xy, rtol=0, atol=1e-3)
     torch.testing.assert_close(found.visibility, whole.visibility, rtol=0, atol=1e-4)
 

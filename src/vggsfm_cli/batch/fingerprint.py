@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from vggsfm_cli.checkpoints.files import CONFIG_FILE, WEIGHTS_FILE
-from vggsfm_cli.job import SceneOptions
+from vggsfm_cli.job import intrinsics_path, model_folder
+from vggsfm_cli.options import SceneOptions, options_of
 
-WITHOUT_INFLUENCE = ("device", "threads", "max_memory", "offline", "min_registered")
-"""Options by which a result does not get out of date: where and how it is computed, and what is asked of it."""
 COUNTED_AS_INPUT = ("masks",)
 """Options that say where files are whose content counts with that of the photographs."""
 
@@ -31,11 +30,11 @@ def hash_inputs(files: Mapping[str, Path]) -> str:
 
 def hash_options(options: SceneOptions) -> str:
     """SHA-256 over the options that shape a result, and over the content of files that they name."""
-    left_out = (*WITHOUT_INFLUENCE, *COUNTED_AS_INPUT)
-    chosen = {name: value for name, value in options.as_dict().items() if name not in left_out}
-    if (model := options.model_folder) is not None:
+    counted = {one.name for one in options_of(SceneOptions) if one.about.shapes}.difference(COUNTED_AS_INPUT)
+    chosen = {name: value for name, value in options.as_dict().items() if name in counted}
+    if (model := model_folder(options)) is not None:
         chosen["model"] = _contents(model / name for name in (CONFIG_FILE, WEIGHTS_FILE))
-    if (known := options.intrinsics_path) is not None:
+    if (known := intrinsics_path(options)) is not None:
         chosen["intrinsics"] = _contents(sorted(known.rglob("*")) if known.is_dir() else [known])
     return _digest(chosen)
 

@@ -4,11 +4,12 @@ import dataclasses
 import logging
 from pathlib import Path
 
+from vggsfm_cli import job
 from vggsfm_cli.batch.plan import Scene
 from vggsfm_cli.errors import InputError
 from vggsfm_cli.io.masks import find_mask
 from vggsfm_cli.io.sources import find_images
-from vggsfm_cli.job import SceneOptions
+from vggsfm_cli.options import SceneOptions
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ def absolute(options: SceneOptions) -> SceneOptions:
     if options.masks is not None and not options.masks.is_dir():
         hint = "In a batch it holds a folder of masks for each scene, under the scene's name."
         raise InputError(f"No folder {str(options.masks)!r} of masks.", hint)
-    return options.absolute()
+    return job.absolute(options)
 
 
 def options_of(scene: Scene, options: SceneOptions) -> SceneOptions:

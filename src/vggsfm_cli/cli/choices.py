@@ -1,24 +1,11 @@
-"""What a user may choose from, and what the choices mean.
+"""What the choices of a user mean."""
 
-The strings are kept apart from the code they name, which imports torch; a test compares both.
-"""
+from typing import TYPE_CHECKING
 
-from typing import TYPE_CHECKING, Literal
+from vggsfm_cli.options import Adjuster
 
 if TYPE_CHECKING:
     from vggsfm_cli.model import AdjusterConfig
-
-CameraModel = Literal["SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE"]
-CameraMode = Literal["auto", "single", "per-folder", "per-image"]
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["float32", "bfloat16", "float16"]
-Preset = Literal["auto", "small", "fast", "v2"]
-Keypoints = Literal["auto", "aliked", "sift", "xfeat", "grid"]
-AutoChoice = Literal["auto", "yes", "no"]
-ExportTarget = Literal["3dgs", "gsplat", "nerfstudio", "instant-ngp", "ply", "txt"]
-Adjuster = Literal["schur", "theseus", "ceres"]
-Loss = Literal["none", "huber", "cauchy", "geman-mcclure"]
-Refinable = Literal["focal", "principal-point", "distortion", "poses", "points"]
 
 
 def adjuster_config(name: Adjuster, *, approximate: bool = False) -> "AdjusterConfig":

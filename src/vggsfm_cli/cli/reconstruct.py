@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,34 +10,33 @@ from vggsfm_cli.cli.choices import choose_adjuster, use_threads
 from vggsfm_cli.cli.console import StageProgress, set_up_logging
 from vggsfm_cli.cli.scene_options import takes_scene_options
 from vggsfm_cli.cli.summary import print_summary
-
-if TYPE_CHECKING:
-    from vggsfm_cli.job import SceneOptions
+from vggsfm_cli.options import SceneOptions
 
 
 @takes_scene_options
 def reconstruct(
-    options: "SceneOptions",
+    options: SceneOptions,
     images: Annotated[
         list[Path],
         typer.Argument(
             metavar="IMAGES",
-            help="The photographs of one scene: a folder, a quoted pattern, a .txt list of paths, files; or a video.",
+            help="Images of one scene: a folder, a quoted pattern, a .txt list of paths, files, or a video.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to create; models go to DIR/0, DIR/1, ...", metavar="DIR")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result in DIR.")] = False,
     undistort: Annotated[
         Path | None,
-        typer.Option(help="Folder to create with undistorted pictures and sparse/0, for trainers.", metavar="DIR"),
+        typer.Option(help="Folder to create with undistorted images and sparse/0, for trainers.", metavar="DIR"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")] = False,
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.")] = 0,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="More messages; -vv shows all.")] = 0,
 ) -> None:
-    """Reconstruct cameras and points from photographs.
+    """Reconstruct cameras and 3D points from images.
 
-    Writes COLMAP models, overview.png, report.json and config.toml into DIR, all at once or not at all.
+    Writes COLMAP models to DIR/0, DIR/1, ... and overview.png, report.json and config.toml to DIR. If the run fails,
+    nothing is written.
 
     Example: vggsfm reconstruct photos/ --out sparse/
 

@@ -23,8 +23,9 @@ from vggsfm_cli.io.images import PhotographSet, read_images
 from vggsfm_cli.io.ply import write_ply
 from vggsfm_cli.io.scans import read_alignment, read_points
 from vggsfm_cli.model import VGGSfM
-from vggsfm_cli.pipeline import ReconstructOptions, reconstruct
-from vggsfm_cli.report import machine, versions
+from vggsfm_cli.options import ReconstructOptions
+from vggsfm_cli.pipeline import reconstruct
+from vggsfm_cli.report import machine, stages_as_dict, versions
 from vggsfm_cli.scene import Cameras, Progress, ProgressCallback, Reconstruction, silent
 
 logger = logging.getLogger(__name__)
@@ -76,9 +77,9 @@ def measure_poses(
     images = _read(scene, config, protocol.camera_mode, progress)
     started = time.perf_counter()
     try:
-        found = reconstruct(images.to(device), model, config.options, progress)[0]
-        failed, stages = None, found.report.get("stages", {})
-        poses, registered = _by_file(scene, found)
+        found = reconstruct(images.to(device), model, config.options, progress)
+        failed, stages = None, stages_as_dict(found.stages)
+        poses, registered = _by_file(scene, found[0])
     except ReconstructionFailed as error:
         failed, stages = error.message, {}
         poses, registered = scene.cameras.cam_from_world[0], torch.zeros(len(scene.files), dtype=torch.bool)

@@ -8,10 +8,14 @@ from torch import Tensor
 
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters
 from vggsfm_cli.devices import MAPPING, copy_on
-from vggsfm_cli.mapping.mapper import with_model_error
-from vggsfm_cli.mapping.model import Scene, adjusted, filtered, in_double, triangulate
+from vggsfm_cli.mapping.calibration import adjusted
+from vggsfm_cli.mapping.mapper import MappingOptions
+from vggsfm_cli.mapping.partial import TrackedScene, with_model_error
+from vggsfm_cli.mapping.rounds import filtered, triangulate
 from vggsfm_cli.model import VGGSfM
-from vggsfm_cli.pipeline import ReconstructOptions, require_tracks, sight
+from vggsfm_cli.options import ReconstructOptions
+from vggsfm_cli.pipeline import require_tracks
+from vggsfm_cli.recipes import choose_recipes
 from vggsfm_cli.scene import CameraPriors, Cameras, ImageSet, ProgressCallback, silent
 from vggsfm_cli.threads import one_thread_each
 
@@ -34,21 +38,18 @@ def triangulate_known(
     Raises:
         ReconstructionFailed: there are no tracks.
     """
-    options = options or ReconstructOptions()
+    options, mapping = options or ReconstructOptions(), MappingOptions()
+    recipe, *_ = choose_recipes(model.config.recipe, options.preset)
     with one_thread_each():
-        sighted = sight(images, model, options, progress)
+        sighted = recipe.sight(images, model, options, progress)
         require_tracks(sighted.tracks, images)
         images, tracks, cameras = _knowing(sighted.images.to(MAPPING), cameras), sighted.tracks, cameras.to(MAPPING)
-        scene = Scene(
-            images=images,
-            tracks=in_double(with_model_error(images, tracks.to(MAPPING), options.mapping.model_error_px)),
-            triangulator=copy_on(model.triangulator, MAPPING),
-            scale=images.pixel_scale.double(),
-        )
-        schedule, adjuster = options.mapping.schedule, copy_on(model.adjuster, MAPPING)
+        tracks = with_model_error(images, tracks.to(MAPPING), mapping.model_error_px)
+        scene = TrackedScene.of(images, tracks, copy_on(model.triangulator, MAPPING))
+        schedule, adjuster = mapping.schedule, copy_on(model.adjuster, MAPPING)
         found = triangulate(scene, cameras, schedule.reprojection_px[0])
         for threshold in schedule.reprojection_px:
-            found = adjusted(scene, found, adjuster, POINTS_ONLY, schedule.loss_scale)
+            found = adjusted(scene, found, adjuster, POINTS_ONLY, schedule.round.loss_scale)
             found = filtered(scene, found, threshold)
     return found.points.xyz_world[0, found.points.valid[0]].double()
 

@@ -1,24 +1,17 @@
 """Robust losses on squared residual norms, and the weights that iterated least squares gives them.
 
 With ``s`` the squared norm over the squared scale: ``huber`` is linear beyond 1, ``cauchy`` logarithmic,
-``geman_mcclure`` bounded. See Zhang, "Parameter estimation techniques" (1997), and Triggs et al., "Bundle adjustment"
+``geman-mcclure`` bounded. See Zhang, "Parameter estimation techniques" (1997), and Triggs et al., "Bundle adjustment"
 (2000), Sec. 3.3.
 """
-
-from enum import StrEnum
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vggsfm_cli.options import Loss
 
-class Loss(StrEnum):
-    """Which loss."""
-
-    NONE = "none"
-    HUBER = "huber"
-    CAUCHY = "cauchy"
-    GEMAN_MCCLURE = "geman_mcclure"
+__all__ = ["Loss", "evaluate"]
 
 
 def evaluate(

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from pathlib import PurePosixPath
+from typing import get_args
 
 import torch
 
@@ -10,9 +11,10 @@ from vggsfm_cli.errors import UsageError
 from vggsfm_cli.geometry import camera
 from vggsfm_cli.io.exif import ExifData
 from vggsfm_cli.io.intrinsics import KnownCamera, assign_cameras
+from vggsfm_cli.options import CameraMode
 from vggsfm_cli.scene import CameraPriors
 
-CAMERA_MODES = ("auto", "single", "per-folder", "per-image")
+CAMERA_MODES: tuple[str, ...] = get_args(CameraMode)
 
 GUESSED_FOCAL = 1.2
 """Focal length in long sides of the picture when nothing is known: about 45 degrees of view."""

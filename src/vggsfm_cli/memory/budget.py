@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vggsfm_cli.errors import NotEnoughMemory, is_out_of_memory
 from vggsfm_cli.memory.machine import usable_bytes
-from vggsfm_cli.memory.plan import GB, Plan, Size, estimate, plan_within
-from vggsfm_cli.model import VGGSfMConfig
+from vggsfm_cli.memory.plan import GB, Need, Plan, plan_within
+from vggsfm_cli.result import MemoryUse
 from vggsfm_cli.scene import ImageSet, Queries, Tracks
 from vggsfm_cli.threads import at_most
 from vggsfm_cli.tracking.interface import PointTracker
@@ -40,7 +40,7 @@ class Budget:
         self._lock = threading.RLock()
 
     @classmethod
-    def make(cls, size: Size, config: VGGSfMConfig, device: torch.device, max_gb: float | None) -> "Budget":
+    def make(cls, need: Need, device: torch.device, max_gb: float | None) -> "Budget":
         """The largest plan within ``max_gb``, or within a share of the memory that is free.
 
         Raises:
@@ -50,8 +50,8 @@ class Budget:
             limit, name = usable_bytes(device), "free memory"
         else:
             limit, name = round(max_gb * GB), "--max-memory"
-        plan = size.largest_plan() if limit is None else plan_within(size, config, limit, name)
-        return cls(plan, limit, name, estimate(size, config, plan))
+        plan = need.size.largest_plan() if limit is None else plan_within(need, limit, name)
+        return cls(plan, limit, name, need.estimate(plan))
 
     def run(self, work: Callable[[Plan], Result]) -> Result:
         """What ``work`` gives; what runs out of memory is done again in smaller pieces, and nothing beside it.
@@ -92,15 +92,15 @@ class Budget:
         limit = "" if self.limit_bytes is None else f" of {self.limit_bytes / GB:.1f} GB ({self.limit_name})"
         return f"about {self.estimate_bytes / GB:.1f} GB{limit}: {self.plan}"
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON types, for the report."""
-        return {
-            "limit": self.limit_name,
-            "limit_gb": None if self.limit_bytes is None else round(self.limit_bytes / GB, 3),
-            "planned_gb": round(self.estimate_bytes / GB, 3),
+    def use(self) -> MemoryUse:
+        """What was planned, and what became of it."""
+        return MemoryUse(
+            limit=self.limit_name,
+            limit_gb=None if self.limit_bytes is None else round(self.limit_bytes / GB, 3),
+            planned_gb=round(self.estimate_bytes / GB, 3),
             **dataclasses.asdict(self.plan),
-            "out_of_memory": self.halvings,
-        }
+            out_of_memory=self.halvings,
+        )
 
 
 class FrugalTracker(PointTracker):

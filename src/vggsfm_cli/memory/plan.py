@@ -1,22 +1,19 @@
 """In which pieces networks and tracks fit in the memory there may be: estimated before anything is computed.
 
-The factors were measured on the CPU. What is estimated grows with the images and the tracks; the adjustment of cameras
+Each recipe says what its parts take. What is estimated grows with the images and the tracks; the adjustment of cameras
 and points, which comes after it, is not part of it.
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 
-import torch
+from torch import nn
 
-from vggsfm_cli.camera_estimation.v2 import V2CameraPredictorConfig
 from vggsfm_cli.errors import NotEnoughMemory
-from vggsfm_cli.model import VGGSfMConfig
+from vggsfm_cli.io.photographs import halvings_of
 from vggsfm_cli.scene import ImageSet
 from vggsfm_cli.threads import available_cores
-from vggsfm_cli.tracking.v2.patches import PAIRS_PER_PATCH
-from vggsfm_cli.tracking.v2.tracker import V2TrackerConfig
 
 GB = 10**9
 PROCESS_BYTES = 420_000_000
@@ -38,7 +35,7 @@ class Plan:
 
     Attributes:
         pairs_at_once: observations, a track in a frame each, that go through a layer together.
-        side_by_side: frames whose tracks are followed at the same time; v2 always follows those of one.
+        side_by_side: frames whose tracks are followed at the same time.
         threads: pieces computed at the same time.
     """
 
@@ -71,7 +68,7 @@ class Size:
     Attributes:
         frames: number of images.
         pixels: of one picture as the networks see it.
-        stored_pixels: of one file, the largest.
+        stored_pixels: of one file as it is looked at, the largest.
         queries: tracks that a frame starts or carries on.
         query_frames: at most so many frames start tracks.
         at_once: frames that start tracks at the same time, where the plan allows it.
@@ -95,25 +92,25 @@ class Size:
         return Plan(pairs_at_once=ON_CPU, side_by_side=min(self.at_once, self.workers), threads=self.workers)
 
 
-def size_of(
-    images: ImageSet, config: VGGSfMConfig, *, queries: int, query_frames: int, at_once: int, side_px: int
-) -> Size:
+def size_of(images: ImageSet, *, queries: int, query_frames: int, at_once: int, pixels: int | None = None) -> Size:
     """The size of a reconstruction of one scene (B = 1).
 
     Args:
         images: where the networks will run.
-        config: of the model.
         queries: tracks that a frame starts or carries on.
         query_frames: at most so many frames start tracks.
         at_once: frames that start tracks at the same time.
-        side_px: of the squares that v2 sees.
+        pixels: of a picture as the networks see it; None if that is ``images.pixels``.
     """
     on_cpu = images.pixels.device.type == "cpu"
     height, width = images.pixels.shape[-2:]
     return Size(
         frames=images.pixels.shape[1],
-        pixels=side_px**2 if isinstance(config.tracker, V2TrackerConfig) else height * width,
-        stored_pixels=int(images.stored_size[0].prod(-1).max()),
+        pixels=height * width if pixels is None else pixels,
+        stored_pixels=max(
+            width * height >> 2 * halvings_of(width, height, max(images.pixels.shape[-2:]))
+            for width, height in images.stored_size[0].tolist()
+        ),
         queries=queries,
         query_frames=query_frames,
         at_once=at_once,
@@ -122,72 +119,42 @@ def size_of(
     )
 
 
-def estimate(size: Size, config: VGGSfMConfig, plan: Plan) -> int:
-    """Bytes at the peak of the networks and the tracks, what the process itself takes included."""
-    parts = _v2(size, config, plan) if isinstance(config.tracker, V2TrackerConfig) else _small(size, plan)
-    return round(sum(parts.values()) + _weights(config) + (PROCESS_BYTES if size.in_process else 0))
-
-
-@cache
-def _weights(config: VGGSfMConfig) -> int:
-    with torch.device("meta"):
-        model = config.build()
+def weight_bytes(model: nn.Module) -> int:
+    """What the weights of a model take."""
     return sum(value.numel() * value.element_size() for value in model.state_dict().values())
 
 
-def _small(size: Size, plan: Plan) -> dict[str, int | float]:
-    pairs, at_once = size.frames * size.queries, plan.side_by_side
-    workers = plan.threads if at_once == 1 else at_once
-    aligned = min(size.stored_pixels, 4 * size.pixels)  # of a file, after what is finer was halved
-    return {
-        # colours, mask, descriptors, scores; brightness of the files
-        "pictures": size.frames * (21 * size.pixels + 6 * aligned),
-        "encoder": plan.threads * max(130 * size.pixels, 20 * size.stored_pixels),
-        "search": workers * 512 * size.pixels / 64 * 8,
-        "templates": at_once * 30_000 * size.queries,
-        "pieces": workers * 40_000 * min(plan.pairs_at_once, size.queries),
-        "evidence": at_once * 5_000 * pairs,
-        "tracks": 28 * min(size.frames, size.query_frames) * pairs,
-    }
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """What the networks and the tracks of one scene take.
+
+    Attributes:
+        size: of the scene.
+        parts: bytes of each part at the peak, by the pieces.
+        weights: bytes.
+    """
+
+    size: Size
+    parts: Callable[[Plan], Mapping[str, float]]
+    weights: int
+
+    def estimate(self, plan: Plan) -> int:
+        """Bytes at the peak, what the process itself takes included."""
+        process = PROCESS_BYTES if self.size.in_process else 0
+        return round(sum(self.parts(plan).values()) + self.weights + process)
 
 
-def _v2(size: Size, config: VGGSfMConfig, plan: Plan) -> dict[str, int | float]:
-    tracker, predictor = config.tracker, config.camera_estimator
-    assert isinstance(tracker, V2TrackerConfig)
-    pairs = size.frames * size.queries
-    looking = 0.0
-    if isinstance(predictor, V2CameraPredictorConfig):
-        token = 4 * predictor.backbone.width
-        tokens = (predictor.side_px / predictor.backbone.patch) ** 2
-        together = plan.threads if size.in_process else min(8, size.frames)
-        looking = token * tokens * (14 * size.frames + 16 * together)
-    encoding = 350 * size.pixels * plan.threads
-    following = (
-        pairs * 4 * 8 * tracker.coarse.transformer.width
-        + 440_000 * min(max(plan.pairs_at_once // PAIRS_PER_PATCH, size.frames) * plan.threads, pairs)  # patches
-        + 40_000 * min(max(plan.pairs_at_once, size.frames) * plan.threads, pairs)
-        + plan.threads * min(100_000 * plan.pairs_at_once, 80_000_000)  # cells read at once for the correlation
-    )
-    return {
-        "pictures": size.frames * 2 * 13 * size.pixels,
-        "features": size.frames * size.pixels / 64 * tracker.coarse.channels * 4 * 2.4,
-        "tracks": 56 * size.query_frames * pairs,
-        # one after the other; but a process keeps what threads have freed, each for itself
-        "networks": max(looking, encoding) + following if size.in_process else max(looking, encoding, following),
-    }
-
-
-def plan_within(size: Size, config: VGGSfMConfig, limit_bytes: int, limit_name: str) -> Plan:
+def plan_within(need: Need, limit_bytes: int, limit_name: str) -> Plan:
     """The largest pieces that fit.
 
     Raises:
         NotEnoughMemory: the smallest pieces do not; ``limit_name`` says what is too little.
     """
-    plan = size.largest_plan()
-    while estimate(size, config, plan) > limit_bytes:
+    size, plan = need.size, need.size.largest_plan()
+    while need.estimate(plan) > limit_bytes:
         smaller = plan.halved()
         if smaller is None:
-            needed = estimate(size, config, plan) / GB
+            needed = need.estimate(plan) / GB
             raise NotEnoughMemory(
                 f"{size.frames} images with {size.queries} tracks a frame need about {needed:.2f} GB even in the "
                 f"smallest pieces, more than the {limit_bytes / GB:.2f} GB of {limit_name}.",

@@ -1,11 +1,15 @@
 """Settings of long sequences. Lengths are network pixels or shares of a picture."""
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.colmap.estimators import RansacConfig
+from vggsfm_cli.errors import UsageError
 from vggsfm_cli.mapping.mapper import MappingOptions
+from vggsfm_cli.options import Precision, ReconstructOptions
 from vggsfm_cli.retrieval import RetrievalConfig
+from vggsfm_cli.scene import VISIBLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +19,7 @@ class KeyframeConfig:
     points: int = 512  # tracks that a keyframe follows on
     min_score: float = 0.01  # of a key point
     nms_radius_px: int = 2
-    min_visibility: float = 0.5
+    min_visibility: float = VISIBLE
     parallax: float = 0.02  # of the long side, that no turn of the camera explains, since the last keyframe
     motion: float = 0.15  # of the long side
     min_share: float = 0.6  # of the last keyframe's tracks that are still seen
@@ -36,7 +40,7 @@ class WindowConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How places that are seen again are found and believed."""
+    """How revisited places are found and verified."""
 
     close: bool = True
     min_gap: int = 12  # keyframes between two visits of a place
@@ -63,5 +67,27 @@ class SequenceOptions:
     read_ahead: int = 4  # frames that are read and looked at side by side
     refine_principal_point: bool = False  # in the joint adjustments of all keyframes
     max_error_px: float = 2.5  # of an observation that stays in the model
-    precision: str = "float32"  # of the networks, a name in ``pipeline.PRECISIONS``
+    precision: Precision = "float32"  # of the networks
     seed: int = 0  # of everything random
+
+
+def sequence_options(options: ReconstructOptions) -> SequenceOptions:
+    """The policy that a user's choices ask for.
+
+    Raises:
+        UsageError: an option that films do not have.
+    """
+    if options.extra_points > 0:
+        raise UsageError(
+            "--extra-points needs all pictures at once; those in order are read a few at a time.",
+            "Leave it out, or add --no-sequential.",
+        )
+    usual = SequenceOptions()
+    points = usual.keyframes.points // 2 if options.preset == "fast" else usual.keyframes.points
+    return dataclasses.replace(
+        usual,
+        keyframes=dataclasses.replace(usual.keyframes, points=options.query_points or points),
+        refine_principal_point=options.refine_principal_point == "yes",
+        precision=options.precision,
+        seed=options.seed,
+    )

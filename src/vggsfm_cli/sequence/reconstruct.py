@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 
+from vggsfm_cli.clock import StageClock
 from vggsfm_cli.devices import MAPPING, copy_on
 from vggsfm_cli.errors import ReconstructionFailed, UsageError
 from vggsfm_cli.io.sequence import PhotographSequence
 from vggsfm_cli.model import VGGSfM
-from vggsfm_cli.pipeline import PRECISIONS
-from vggsfm_cli.report import StageClock
-from vggsfm_cli.scene import Progress, ProgressCallback, Reconstruction, silent
+from vggsfm_cli.result import RunResult, RunSettings
+from vggsfm_cli.scene import Progress, ProgressCallback, silent
 from vggsfm_cli.sequence.building import Part, WindowBuilder
 from vggsfm_cli.sequence.finish import place_frames_between, to_reconstruction
-from vggsfm_cli.sequence.following import Anchor, Look, Step, follow, look_at, shows_enough, wants_keyframe
+from vggsfm_cli.sequence.following import Anchor, Followed, Look, follow, look_at, shows_enough, wants_keyframe
 from vggsfm_cli.sequence.joint import adjust_jointly, find_points_anew
 from vggsfm_cli.sequence.loops import Loop, close_loops, find_loops
 from vggsfm_cli.sequence.options import SequenceOptions
@@ -38,7 +38,7 @@ def reconstruct_sequence(
     model: VGGSfM,
     options: SequenceOptions | None = None,
     progress: ProgressCallback = silent,
-) -> list[Reconstruction]:
+) -> RunResult:
     """Cameras and points of a film, or of photographs in the order of a walk; cost grows as the number of frames.
 
     Tracks are followed from each keyframe to the next ones, so large steps are no harder than for a set without order.
@@ -53,8 +53,8 @@ def reconstruct_sequence(
         progress: told what is done.
 
     Returns:
-        One reconstruction for each part of the film that hangs together, largest first. The report of the first names
-        every frame that is in no model, with the reason.
+        One reconstruction for each part of the film that hangs together, largest first; every frame that is in no
+        model, with the reason; and facts about the run.
 
     Raises:
         ReconstructionFailed: no part can be reconstructed.
@@ -81,7 +81,7 @@ class SequenceRun:
     ) -> None:
         self.images, self.model, self.options, self.progress = images, model, options, progress
         self.device = next(model.parameters()).device
-        self.precision = PRECISIONS[options.precision]
+        self.precision: torch.dtype = getattr(torch, options.precision)
         self.clock = StageClock()
 
     def see(self, *frames: int) -> list[Look]:
@@ -119,7 +119,7 @@ class SequenceRun:
         if look is None:
             return len(self.images)
         anchor = builder.keyframe(look, None)
-        spare: Step | None = None
+        spare: Followed | None = None
         lost: list[int] = []
         for look in looks:
             frame = look.frame
@@ -143,11 +143,11 @@ class SequenceRun:
                 return builder.lost_at
         return len(self.images)
 
-    def _follow(self, anchor: Anchor, look: Look, part: Part) -> Step:
+    def _follow(self, anchor: Anchor, look: Look, part: Part) -> Followed:
         with self.clock.stage("tracks"):
             return follow(self.model.tracker, anchor, look, part.scene_map, self.options.keyframes)
 
-    def finish(self, parts: list[Part], *, close_loops: bool | None = None) -> list[Reconstruction]:
+    def finish(self, parts: list[Part], *, close_loops: bool | None = None) -> RunResult:
         """Close loops (as the options say if None), adjust, place the frames between; the parts' maps are changed."""
         close = self.options.loops.close if close_loops is None else close_loops
         found = []
@@ -171,10 +171,12 @@ class SequenceRun:
             for s, name in enumerate(self.images.names)
             if name not in placed
         }
-        for number, one in enumerate(found):
-            one.report["unregistered"] = missing if number == 0 else {}
-        found[0].report["stages"] = self.clock.as_dict()
-        return found
+        return RunResult(
+            models=tuple(found),
+            unregistered=missing,
+            stages=self.clock.stages,
+            settings=RunSettings(recipe="sequence"),
+        )
 
     def _finish_part(self, part: Part, close: bool) -> dict[str, Any]:
         scene_map = part.scene_map

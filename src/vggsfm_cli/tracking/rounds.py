@@ -239,7 +239,9 @@ def _merge(pool: _Pool, fresh: _Pool, images: ImageSet, config: RoundsConfig) ->
         new = (fresh_seen[s] & (twin < 0)).nonzero().flatten()
         if len(old) == 0 or len(new) == 0:
             continue
-        distance, nearest = torch.cdist(fresh.xy[s, new], pool.xy[s, old]).min(-1)
+        # through products of matrices distances of a pixel are lost in the rounding of positions of thousands
+        distances = torch.cdist(fresh.xy[s, new], pool.xy[s, old], compute_mode="donot_use_mm_for_euclid_dist")
+        distance, nearest = distances.min(-1)
         hit = distance < config.merge_px * images.pixel_scale[0, s]
         twin[new[hit]] = old[nearest[hit]]
     merged = (twin >= 0).nonzero().flatten()

@@ -1,7 +1,7 @@
-"""Where a track begins its search in another frame: global correlation, checked by the way back and by its neighbours.
+"""Initial match of a query in another frame: global correlation, tested by matching back and by its neighbours.
 
 A query's descriptor is compared with every cell of a frame at once, so a track need not walk from the query's pixel.
-Starts whose way back leads to the query again vote on a local affinity. Where enough neighbours in the query frame
+Starts that match back to the query vote on a local affinity. Where enough neighbours in the query frame
 agree, the query is looked for once more near the place they point to, and the votes are counted again. A start is
 believed when it agrees with what its neighbours did; one that disagrees with a clear majority is lent theirs.
 """
@@ -24,7 +24,7 @@ SEARCH_AT_ONCE = 512
 class StartConfig:
     """Settings of the search for starts."""
 
-    way_back_px: float = 12.0  # the way back may miss the query by so many network pixels
+    way_back_px: float = 12.0  # largest distance from the query after matching back, network pixels
     min_similarity: float = 0.5  # cosine below this is no start at all
     temperature: float = 0.05  # of the soft maximum around the peak
     neighbours: int = 12  # how many neighbours vote on the local affinity
@@ -157,7 +157,7 @@ class _Search:
     Attributes:
         xy: network pixels.
         similarity: cosine of the descriptors there.
-        way_back_px: how far from the query the way back ends.
+        way_back_px: distance between the query and the position that its match, searched in the query frame, leads to.
         trusted: whether it may vote.
         sure: whether it is believed whatever its neighbours say.
     """

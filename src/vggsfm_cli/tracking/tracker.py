@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -41,7 +42,7 @@ class CoarseToFineTracker(PointTracker):
     """Tracks points from any frame to all others, without matching frames pair by pair (VGGSfM, Sec. 3.1).
 
     Search by descriptors, a local affinity by vote, alignment of patches of the photographs by Lucas-Kanade, and a
-    judge that refines, believes and weighs what came out. Learned are the descriptors and, where so configured, the
+    judge that predicts correction, visibility and covariance. Learned are the descriptors and, where so configured, the
     judge.
     """
 
@@ -81,10 +82,11 @@ class CoarseToFineTracker(PointTracker):
 
     def _pyramid(self, images: ImageSet, b: int, s: int) -> Pyramid:
         if images.originals is None:
-            grey, scale = images.pixels[b, s].mean(0), 1.0
+            grey, scale, halved = images.pixels[b, s].mean(0), 1.0, 0
         else:
             grey, scale = images.originals.grey(b, s).to(images.pixels.device), float(images.pixel_scale[b, s])
-        return lucas_kanade.make_pyramid(grey, scale, self.config.fine)
+            halved = round(math.log2(float(images.stored_size[b, s, 0]) / grey.shape[-1]))
+        return lucas_kanade.make_pyramid(grey, scale, self.config.fine, halved)
 
     def forward(self, images: ImageSet, queries: Queries, features: FeatureMaps | None = None) -> Tracks:
         """Track ``queries`` (network pixels) through every frame; the result is in stored pixels.

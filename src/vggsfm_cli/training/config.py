@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from vggsfm_cli.errors import InputError, UsageError
+from vggsfm_cli.options import Precision
+from vggsfm_cli.reading import read_text
 from vggsfm_cli.training.schedule import Schedule
 from vggsfm_cli.training.task import TaskConfig
 from vggsfm_cli.training.tasks import TASKS
 
 Record = TypeVar("Record")
-TrainingPrecision = Literal["float32", "bfloat16", "float16"]
 
 MAY_CHANGE = frozenset({"steps", "checkpoint_every", "prefetch", "threads"})
 """Fields that a resumed run may change; all others are what the run is."""
@@ -37,7 +38,7 @@ class TrainingConfig:
     weight_decay: float = 0.01  # of matrices and kernels; biases and norms are free
     clip_norm: float = 1.0  # largest norm of the whole gradient
     ema_decay: float = 0.999  # of the averaged weights, which are validated and exported
-    precision: TrainingPrecision = "float32"  # of the losses' networks; weights and optimiser are always float32
+    precision: Precision = "float32"  # of the losses' networks; weights and optimiser are always float32
     validate_every: int = 500
     log_every: int = 20
     steps: int  # in all; the cosine ends there
@@ -80,8 +81,10 @@ def read_config(path: Path | str, steps: int | None = None) -> TrainingConfig:
         UsageError: an unknown key or a wrong value; it names both key and file.
     """
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table = tomllib.loads(read_text(Path(path)))
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}.", "Check the path.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{str(path)!r} is not valid TOML: {error}.") from error
     if steps is not None:
         table["steps"] = steps

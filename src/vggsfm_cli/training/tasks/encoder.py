@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vggsfm_cli.checkpoints.files import xfeat_state
 from vggsfm_cli.geometry.sampling import sample
 from vggsfm_cli.tracking.features import STRIDE, DenseEncoder
+from vggsfm_cli.tracking.xfeat import xfeat_state
 from vggsfm_cli.training.data import Example, Pool, PoolConfig
 from vggsfm_cli.training.losses import distillation_loss, reliability_loss, start_loss
 from vggsfm_cli.training.task import Task

@@ -10,14 +10,14 @@ import copy
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vggsfm_cli.bundle_adjustment.problem import RobustLoss, build_problem
+from vggsfm_cli.bundle_adjustment.problem import RobustLoss
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.camera_estimation.transformer import (
     CameraTransformer,
@@ -27,10 +27,11 @@ from vggsfm_cli.camera_estimation.transformer import (
 )
 from vggsfm_cli.camera_estimation.views import CameraState
 from vggsfm_cli.devices import with_float64
-from vggsfm_cli.errors import InputError
+from vggsfm_cli.errors import InputError, ReconstructionFailed
 from vggsfm_cli.evaluation.poses import pair_errors
 from vggsfm_cli.geometry import pose, robust
-from vggsfm_cli.scene import Cameras, Points, TensorRecord, Tracks
+from vggsfm_cli.model import Record, finish_stages
+from vggsfm_cli.scene import Cameras, Points, Tracks
 from vggsfm_cli.threads import one_thread_each
 from vggsfm_cli.training.losses import camera_loss, point_loss, position_loss, visibility_loss
 from vggsfm_cli.training.stages import StageSample, stage_pool, tracks_of
@@ -38,8 +39,6 @@ from vggsfm_cli.training.task import Task, seed_of
 from vggsfm_cli.training.tasks.cameras import DISCOUNT, true_log_focal
 from vggsfm_cli.training.tracked import TrackedPoolConfig, TrackedScene
 from vggsfm_cli.triangulation.transformer import TriangulationTransformer, TriangulationTransformerConfig
-
-Record = TypeVar("Record", bound=TensorRecord)
 
 POINT_SCALE = 0.002
 """Error of a point, in median depths, at which it counts less than in proportion."""
@@ -191,17 +190,21 @@ class JointTask(Task):
             params=with_lenses(images, sample.start, last).double(),
             registered=torch.ones_like(sample.start.registered),
         )
-        cameras, tracks = bounded(cameras), bounded(tracks)
-        limit = 2 * self._limit(sample)
-        points = bounded(self.points(cameras, tracks, limit))
-        inliers = self.points.inliers(cameras, points, tracks, limit)
-        if int(inliers.sum()) < 30:  # noqa: PLR2004
+        try:
+            found = finish_stages(
+                bounded(cameras),
+                bounded(tracks),
+                self.points,
+                self.adjuster,
+                images.priors,
+                max_error_px=2 * self._limit(sample),
+                loss=RobustLoss(kind=robust.Loss.CAUCHY, scale=3.0),
+                min_inliers=30,
+                between=lambda _, record: bounded(record),
+            )
+        except ReconstructionFailed:
             return None
-        problem = build_problem(
-            cameras, points, tracks, inliers, priors=images.priors, loss=RobustLoss(kind=robust.Loss.CAUCHY, scale=3.0)
-        )
-        solution = self.adjuster(problem)
-        return Adjusted(cameras=solution.cameras, points=solution.points)
+        return Adjusted(cameras=found.solution.cameras, points=found.solution.points)
 
     def _adjusted_loss(self, sample: StageSample, adjusted: Adjusted) -> Tensor:
         true, focal = sample.cameras.cam_from_world.double(), true_log_focal(sample)

@@ -1,4 +1,4 @@
-"""Training of the track transformer: which observations to believe, how far, and where exactly they are.
+"""Training of the track transformer: visibility, covariance and correction of observations.
 
 The tracker searches and aligns with an encoder whose weights are given; its evidence on rendered scenes, beside the
 exact truth, is what the transformer learns from. Evidence is gathered once for each example and kept in memory.
@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vggsfm_cli.checkpoints.files import xfeat_state
 from vggsfm_cli.evaluation.metrics import inside_ellipse
 from vggsfm_cli.scene import CameraPriors, ImageSet, TensorRecord
 from vggsfm_cli.threads import one_thread_each
@@ -22,6 +21,7 @@ from vggsfm_cli.tracking.evidence import Evidence, LogOddsConfig, Verdict
 from vggsfm_cli.tracking.starts import StartConfig
 from vggsfm_cli.tracking.tracker import CoarseToFineTracker, CoarseToFineTrackerConfig
 from vggsfm_cli.tracking.transformer import TrackTransformerConfig
+from vggsfm_cli.tracking.xfeat import xfeat_state
 from vggsfm_cli.training.data import Example, Pool, PoolConfig
 from vggsfm_cli.training.losses import mahalanobis_squared, position_loss, visibility_loss
 from vggsfm_cli.training.task import Task, seed_of
