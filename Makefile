@@ -1,6 +1,10 @@
 # make demo   reconstruct the example scene; needs Python >= 3.11 and nothing else
 # make test   install what the tests need, and run them
 # make check  lint, format, types, direction of imports
+# make fuzz   100,000 damaged files through every reader: an hour; FUZZ_ARGS="--mutations 2000" for less
+# make faults  let every write, rename and sync of every command fail, one at a time: a quarter of an hour
+# make site   build the documentation as a site in build/site; fails on a broken link
+# make release  build the source distribution and the wheel in dist/, check them, and try the wheel outside the checkout
 # make docs   write docs/cli.md, the reference of all commands, from their help
 # make bench  reconstruct the scenes in $VGGSFM_BENCH, also with COLMAP's SIFT, and compare with their truth: an hour;
 #             BENCH_ARGS="--scenes fox --bags full,3 --only vggsfm" for a part, BENCH_ARGS=--timing for wall time
@@ -22,7 +26,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PINS := $(if $(TORCH),torch==$(TORCH))
 
-.PHONY: setup demo test check docs bench bench-ba bench-sequence bench-v2 ablate figures eval-tracks clean
+.PHONY: setup demo test check fuzz faults docs site release bench bench-ba bench-sequence bench-v2 ablate figures eval-tracks clean
 
 setup: $(VENV)/.test $(VENV)/.dev
 
@@ -38,8 +42,28 @@ check: $(VENV)/.test $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/test_architecture.py
 
+fuzz: $(VENV)/.test
+	PYTHONPATH=tests $(BIN)/python tests/fuzz.py --mutations 100000 --commands 1000 $(FUZZ_ARGS)
+
+faults: $(VENV)/.test
+	VGGSFM_FAULTS=all $(BIN)/python -m pytest tests/test_faults.py
+
 docs: $(VENV)/.package
 	$(BIN)/python docs/generate.py
+
+site: $(VENV)/.site
+	$(BIN)/mkdocs build --strict
+
+release: $(VENV)/.release
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	@set -e; trial=$$(mktemp -d); trap 'rm -rf "$$trial"' EXIT; wheel=$$(ls "$$PWD"/dist/*.whl); \
+	$(BIN)/python -m venv "$$trial/venv"; \
+	"$$trial/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$$wheel" $(PINS); \
+	cd "$$trial"; \
+	venv/bin/vggsfm --help > /dev/null; \
+	venv/bin/vggsfm doctor
 
 bench: $(VENV)/.package
 	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
@@ -81,4 +105,12 @@ $(VENV)/.test: Makefile $(VENV)/.package
 
 $(VENV)/.dev: $(VENV)/.package
 	$(PIP) --editable '.[dev]' $(PINS)
+	@touch $@
+
+$(VENV)/.site: $(VENV)/.package
+	$(PIP) --editable '.[site]' $(PINS)
+	@touch $@
+
+$(VENV)/.release: $(VENV)/.package
+	$(PIP) --editable '.[release]' $(PINS)
 	@touch $@

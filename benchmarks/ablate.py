@@ -38,7 +38,7 @@ from vggsfm_cli.triangulation.transformer import TriangulationTransformer, Trian
 
 HERE = Path(__file__).parent
 RUNS = HERE.parent / "runs"
-MAPPING = ("bundle_adjustment", "camera_estimation", "geometry", "refinement", "triangulation")
+MAPPING = ("bundle_adjustment", "camera_estimation", "geometry", "mapping", "triangulation")
 """Parts of the package that decide how tracks become cameras."""
 
 
@@ -102,9 +102,12 @@ def on_renders(options: argparse.Namespace) -> dict[str, Any]:
             pool = dataclasses.replace(pool, scene=dataclasses.replace(pool.scene, frames=size))
         chosen = renders.samples(pool, RUNS, recipe.seed, size, options.scenes)
         areas = renders.cameras(cameras, chosen, 10)
-        base = areas["preliminary"]
         found["cameras"][size] = {
-            name: {"AUC@10": interval(values), "against preliminary": difference(values, base)}
+            name: {
+                "AUC@10": interval(values),
+                "against preliminary": difference(values, areas["preliminary"]),
+                "against Gauss-Newton": difference(values, areas[renders.GAUSS_NEWTON]),
+            }
             for name, values in areas.items()
         }
         print(size, {name: round(sum(v) / len(v), 1) for name, v in areas.items()}, flush=True)
@@ -174,9 +177,9 @@ def on_photographs(options: argparse.Namespace) -> dict[str, Any]:
         Variant(name=BASE),
         Variant(name="classical tracker", tracker="classical"),
         Variant(name="covariances not used", weighted=False),
-        Variant(name=PRELIMINARY, starts="estimator"),
-        Variant(name="camera transformer as the only start", starts="estimator", stages=stages, cameras=True),
-        Variant(name="camera transformer as a further start", starts="both", stages=stages, cameras=True),
+        Variant(name=PRELIMINARY, origins="estimator"),
+        Variant(name="camera transformer as the only start", origins="estimator", stages=stages, cameras=True),
+        Variant(name="camera transformer as a further start", origins="both", stages=stages, cameras=True),
         Variant(name="triangulation transformer", stages=stages, points=True),
     ]
     if "together" in models:
@@ -199,7 +202,7 @@ BASE, PRELIMINARY = "all classical, learned tracker", "preliminary cameras as th
 def _rows(bench: Bench, items: list[Item], variants: list[Variant], ways: list[str] | None) -> dict[str, Any]:
     if ways:
         variants = [variant for variant in variants if variant.name in (BASE, PRELIMINARY, *ways)]
-    rows = {variant.name: [] for variant in variants}
+    rows: dict[str, list[dict[str, Any]]] = {variant.name: [] for variant in variants}
     for item in items:
         for variant in variants:
             rows[variant.name].append(bench.measure(item, variant))

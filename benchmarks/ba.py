@@ -118,7 +118,7 @@ def time_ceres(spent: list[float]) -> None:
         return call
 
     pycolmap.create_default_ceres_bundle_adjuster = timed(pycolmap.create_default_ceres_bundle_adjuster)
-    pycolmap.CeresBundleAdjuster.solve = timed(pycolmap.CeresBundleAdjuster.solve)
+    pycolmap.CeresBundleAdjuster.solve = timed(pycolmap.CeresBundleAdjuster.solve)  # type: ignore[method-assign]
 
 
 def memory_mb(field: str) -> float:
@@ -231,7 +231,8 @@ def main() -> None:
     parser.add_argument("--run", nargs=2, metavar=("SIZE", "ADJUSTER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
-        print(json.dumps(run_here(*options.run, options.cores, options.model)))
+        name, adjuster = options.run
+        print(json.dumps(run_here(name, adjuster, options.cores, options.model)))
         return
     problems: list[tuple[str, Path | None]] = [(name, None) for name in options.sizes.split(",") if name]
     if options.model:

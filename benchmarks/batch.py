@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 VGGSFM = [sys.executable, "-m", "vggsfm_cli"]
 SMALL = ["--long-side", "256", "--preset", "fast", "--query-points", "64", "--no-overview", "--device", "cpu"]
@@ -39,11 +40,11 @@ def render(folder: Path) -> None:
 
 
 def start(scenes: Path, out: Path, engine: str) -> subprocess.Popen[str]:
-    command = [*VGGSFM, "batch", scenes, "--out", out, "--jobs", "2", "--engine", engine, "--json", *SMALL]
+    command = [*VGGSFM, "batch", str(scenes), "--out", str(out), "--jobs", "2", "--engine", engine, "--json", *SMALL]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def lines(out: Path) -> list[dict]:
+def lines(out: Path) -> list[dict[str, Any]]:
     file = out / "results.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
@@ -85,7 +86,7 @@ def working_actor(process: subprocess.Popen[str]) -> int:
     sys.exit("the batch ended before a worker could be killed")
 
 
-def run_local(scenes: Path, out: Path) -> tuple[dict, int]:
+def run_local(scenes: Path, out: Path) -> tuple[dict[str, Any], int]:
     """Killed half-way, and started again."""
     first = start(scenes, out, "local")
     wait_for(out, GOOD // 2, first)
@@ -102,7 +103,7 @@ def run_local(scenes: Path, out: Path) -> tuple[dict, int]:
     return json.loads(printed), second.returncode
 
 
-def run_ray(scenes: Path, out: Path) -> tuple[dict, int]:
+def run_ray(scenes: Path, out: Path) -> tuple[dict[str, Any], int]:
     """A worker is killed while it works."""
     batch = start(scenes, out, "ray")
     wait_for(out, GOOD // 4, batch)
@@ -113,7 +114,7 @@ def run_ray(scenes: Path, out: Path) -> tuple[dict, int]:
     return json.loads(printed), batch.returncode
 
 
-def check(summary: dict, code: int, out: Path, engine: str) -> dict:
+def check(summary: dict[str, Any], code: int, out: Path, engine: str) -> dict[str, Any]:
     """What must hold at the end."""
     results = [folder for folder in out.glob("scene_*") if (folder / "0" / "cameras.bin").is_file()]
     done = Counter(line["scene"] for line in lines(out) if line["status"] == "done")

@@ -1,24 +1,32 @@
-"""Write the measured tables of README.md and of the model card anew, from the records in this folder.
+"""Write the measured figures of README.md, docs/ and the model card anew, from the records in this folder.
 
     make figures
 
-A table stands between ``<!-- figures: NAME -->`` and ``<!-- end -->``; what is outside is left alone.
+A table or paragraph stands between ``<!-- figures: NAME -->`` and ``<!-- end -->``, a figure within a sentence between
+``<!-- figure: NAME -->`` and ``<!-- end -->``. Everything else is left alone.
 """
 
 import json
+import math
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ablation import tables as ablation_tables
-from pose_bench.peers import AREAS, read
+from ablation.gains import gains
+from pose_bench import strongest
+from pose_bench.peers import read
 from pose_bench.tables import table
+from safetensors import safe_open
 
 HERE = Path(__file__).parent
-DOCUMENTS = (HERE.parent / "README.md", HERE.parent / "weights" / "small" / "README.md")
+WEIGHTS = HERE.parent / "weights" / "small"
+DOCUMENTS = (HERE.parent / "README.md", HERE.parent / "docs" / "models.md", WEIGHTS / "README.md")
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w ]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+INLINE = re.compile(r"(<!-- figure: (?P<name>[\w ]+) -->)[^\n]*?(<!-- end -->)")
 
 
 def record(name: str) -> Any:
@@ -27,29 +35,49 @@ def record(name: str) -> Any:
 
 
 def scenes() -> str:
-    """Full scenes, with the best recorded peer of each area beside them."""
-    peers, lines = read(), []
-    for row in record("results")["results"]:
-        if row["bag"] == "full" and row["method"] == "vggsfm":
-            score = row["score"]
-            others = [peer for peer in peers["full"] if peer["scene"] == row["scene"] and peer["K"] == "unknown"]
-            best = " / ".join(f"{max(peer[area] for peer in others):.0f}" for area in AREAS)
-            areas = [f"{score[area]:.1f}" for area in AREAS]
-            spent = [f"{row['seconds']:.0f}", str(row["peak_memory_mb"])]
-            lines.append([row["scene"], f"{score['registered']}/{score['images']}", *areas, best, *spent])
-    head = "scene | registered | AUC@1 | @3 | @5 | @10 | best of SIFT, ALIKED, XFeat in COLMAP | seconds | memory MB"
-    return table(head, lines)
+    """Full scenes, with the strongest peer beside them."""
+    return strongest.scenes_table(record("results"), read())
 
 
 def sets() -> str:
-    """Means over small sets beside those of the best peer."""
-    peers, lines = read()["means"], []
-    for size, methods in record("results")["means"].items():
-        ours = methods["vggsfm"]
-        best = max(row["AUC@5"] for row in peers if row["size"] == size)
-        name = f"{ours['bags']} sets of {size.removeprefix('bag')} images"
-        lines.append([name, f"{ours['AUC@5']:.1f}", f"{best:.1f}"])
-    return table("mean AUC@5 over small sets | this tool | best peer", lines)
+    """Means over small sets, with the strongest peer beside them."""
+    return strongest.sets_table(record("results"), read())
+
+
+def verdict() -> str:
+    """Where this tool is ahead, where it is behind, and where the lead comes from."""
+    return filled(strongest.verdict(record("results"), read()))
+
+
+def confidence() -> str:
+    """How well the confidence tells wrong models from right ones, and on which sets."""
+    found = record("confidence")
+    return filled(
+        f"Of {found['runs']} models of the benchmark, {found['wrong']} were wrong: more than half of their image pairs "
+        f"had errors above {found['wrong_deg']:g} degrees. {found['wrong'] - found['missed']} of these "
+        f"{found['wrong']} had low confidence, and so had {found['false_alarms']} of the {right(found)} right models. "
+        f"The threshold of {found['threshold']:g} was chosen on these same sets, so expect more errors on other images."
+    )
+
+
+def right(found: dict[str, Any]) -> int:
+    """Number of models that are not wrong."""
+    return int(found["runs"] - found["wrong"])
+
+
+def filled(text: str) -> str:
+    """A paragraph in lines of at most 120 characters."""
+    return "\n".join(textwrap.wrap(text, 120, break_long_words=False, break_on_hyphens=False))
+
+
+def parameters(*prefixes: str) -> str:
+    """Millions of numbers in the bundled weights, of all or of the named parts."""
+    count = 0
+    with safe_open(WEIGHTS / "model.safetensors", "pt") as file:
+        for name in file.keys():  # noqa: SIM118, not a dictionary
+            if not prefixes or name.startswith(prefixes):
+                count += math.prod(file.get_slice(name).get_shape())
+    return f"{count / 1e6:.2f} million"
 
 
 def training(name: str, columns: Sequence[tuple[str, str, float, int]], steps: Iterable[int] | None = None) -> str:
@@ -87,19 +115,31 @@ def ablation() -> str:
 FIGURES: dict[str, Callable[[], str]] = {
     "scenes": scenes,
     "sets": sets,
+    "verdict": verdict,
+    "confidence": confidence,
+    "gains": lambda: gains(record("ablation")),
     "cameras": cameras,
     "points": points,
     "ablation": ablation,
+    "parameters": parameters,
+    "encoder parameters": lambda: parameters("tracker.encoder."),
+    "context parameters": lambda: parameters("tracker.context."),
+    "judge parameters": lambda: parameters("tracker.judge."),
+    "camera parameters": lambda: parameters("camera_estimator."),
+    "point parameters": lambda: parameters("triangulator."),
+    "megabytes": lambda: f"{(WEIGHTS / 'model.safetensors').stat().st_size / 1e6:.1f} MB",
 }
 
 
 def renewed(text: str) -> str:
-    """A document with its tables written anew.
+    """A document with its figures written anew.
 
     Raises:
-        KeyError: a block names figures that nobody makes.
+        KeyError: the document asks for figures that do not exist.
     """
-    return BLOCK.sub(lambda block: block[1] + FIGURES[block["name"]]() + block[3], text)
+    for pattern in (BLOCK, INLINE):
+        text = pattern.sub(lambda found: found[1] + FIGURES[found["name"]]() + found[3], text)
+    return text
 
 
 def main() -> None:

@@ -114,7 +114,7 @@ def main() -> None:
             raise SystemExit("The run after the last kill failed.")
         left = sorted(path.name for path in folder.iterdir())
         assert left == ["kept", "photos", "sparse"] and standing(out, whole) == "new", left
-    print(f"\n{options.kills} kills, whole every time; nothing left behind after the next start:")
+    print(f"\n{options.kills} kills, each left a complete result; the next start removed all temporary files:")
     for name, count in sorted(counts.items()):
         print(f"{count:4d}  killed while {name}")
 

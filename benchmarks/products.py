@@ -24,7 +24,7 @@ class Products(TorchDispatchMode):
     """Counts the matrix products that are computed within, by their shapes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch does not say its types
         self.shapes: Counter[tuple[tuple[int, ...], tuple[int, ...]]] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -21,8 +21,8 @@ HEAD = """<!-- Written by docs/generate.py with typer {typer}: change the progra
 
 # Commands
 
-Every command has `--help` with an example. Results go to stdout, progress and warnings to stderr; `--json` prints the
-result as JSON, `-q` is silent, `-v` and `-vv` say more.
+Every command has `--help` with an example. Results go to stdout, progress and warnings to stderr. `--json` prints the
+result as JSON, `-q` prints no progress and no warnings, `-v` and `-vv` print more.
 
 ## Exit codes
 
@@ -30,14 +30,14 @@ result as JSON, `-q` is silent, `-v` and `-vv` say more.
 | --- | --- |
 {codes}
 
-After a code other than 0 the last lines on stderr are `error:` with one sentence, and mostly `hint:` with what to do.
+With any code but 0, the last lines on stderr are `error:` with one sentence, and usually `hint:` with what to do.
 `VGGSFM_DEBUG=1` adds the traceback.
 
-## Where options about a scene come from
+## Where the options of a scene come from
 
-A flag counts before an environment variable, that before the file of `--config` (or `VGGSFM_CONFIG`), that before the
-default. `vggsfm config show` prints what holds and where each value comes from; every result holds a `config.toml` that
-repeats it with `--config`. A file has a line an option, `long-side = 768`, texts in quotes, switches `true` or `false`.
+A flag overrides an environment variable, that overrides the file of `--config` (or `VGGSFM_CONFIG`), and that overrides
+the default. `vggsfm config show` prints every value and where it comes from. Every result contains a `config.toml` to
+repeat the run with `--config`. A file has one line per option: `long-side = 768`, strings in quotes, `true` or `false`.
 
 | option | environment | in a file | default |
 | --- | --- | --- | --- |

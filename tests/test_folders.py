@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vggsfm_cli import folders
-from vggsfm_cli.errors import InputError
+from vggsfm_cli.errors import WriteFailed
 
 FILES = 40
 
@@ -181,7 +181,7 @@ def test_the_refusal_of_the_disk_is_a_sentence(tmp_path: Path, way: str, monkeyp
 
     write(tmp_path / "out", "a")
     monkeypatch.setattr(folders, "_sync", refuse)
-    with pytest.raises(InputError, match="No space"):
+    with pytest.raises(WriteFailed, match="No space"):
         write(tmp_path / "out", "b")
     assert content(tmp_path / "out") == {"a"} and [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -199,6 +199,6 @@ def test_a_scratch_folder_is_gone_afterwards_and_a_killed_one_with_the_next_star
         "    (folder / 'frame').write_text('left'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(out)], check=False)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3  # the result, the scratch folder, and its lock
     folders.recover(out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

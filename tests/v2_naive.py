@@ -124,6 +124,7 @@ def track(tracker: V2Tracker, pixels: Tensor, maps: Tensor, queries: Tensor) -> 
     """Coarse and refined tracks [S N 2], pixels with the first centre at (0, 0), and the coarse visibility."""
     xy, features, _ = follow(tracker.coarse, maps[None], queries[None] / COARSE_STRIDE)
     coarse = xy[0] * COARSE_STRIDE
+    assert tracker.coarse.visibility is not None
     return {
         "coarse": coarse,
         "visibility": torch.sigmoid(tracker.coarse.visibility(features))[0, ..., 0],

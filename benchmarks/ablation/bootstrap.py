@@ -34,6 +34,6 @@ def median_ratio(
             np.median(np.concatenate([a[i] for i in chosen])) / np.median(np.concatenate([b[i] for i in chosen]))
         )
 
-    drawn = [ratio(generator.integers(0, len(a), len(a))) for _ in range(DRAWS // 8)]
+    drawn = [ratio(generator.integers(0, len(a), len(a)).tolist()) for _ in range(DRAWS // 8)]
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return ratio(range(len(a))), float(low), float(high)

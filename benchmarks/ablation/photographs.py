@@ -17,7 +17,8 @@ from vggsfm_cli.colmap.files import write_colmap
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.evaluation.poses import auc_max
 from vggsfm_cli.io.images import read_images
-from vggsfm_cli.mapping.mapper import MappingOptions, Starts, reconstruct_from_tracks
+from vggsfm_cli.mapping.candidates import CandidateConfig, Origins
+from vggsfm_cli.mapping.mapper import MappingOptions, reconstruct_from_tracks
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.scene import ImageSet, Tracks
 from vggsfm_cli.threads import one_thread_each
@@ -33,7 +34,7 @@ class Variant:
     Attributes:
         name: for the table.
         tracker: a model's name or folder.
-        starts: see ``MappingOptions``.
+        origins: of candidates, see ``CandidateConfig``.
         stages: a model's name or folder: its camera estimator and triangulator; None for those of ``classical``.
         cameras, points: take that model's, else the classical ones.
         weighted: by the covariances of the tracks, else all observations alike.
@@ -41,7 +42,7 @@ class Variant:
 
     name: str
     tracker: str = "small"
-    starts: Starts = "pairs"
+    origins: Origins = "pairs"
     stages: str | None = None
     cameras: bool = False
     points: bool = False
@@ -91,7 +92,7 @@ class Bench:
             half_pixel = 0.25 * torch.eye(2) * images.pixel_scale[..., None, None, None].square()
             tracks = dataclasses.replace(tracks, covariance=half_pixel.expand_as(tracks.covariance).contiguous())
         classical, other = self.model("classical"), self.model(variant.stages or "classical")
-        options = MappingOptions(starts=variant.starts)
+        options = MappingOptions(candidates=CandidateConfig(origins=variant.origins))
         with tempfile.TemporaryDirectory() as name, one_thread_each():
             out = Path(name) / "out"
             try:

@@ -19,6 +19,7 @@ from vggsfm_cli.training.tracked import TrackedPoolConfig
 from vggsfm_cli.triangulation.transformer import TriangulationTransformer, fit
 
 ROUNDS = 6
+GAUSS_NEWTON = f"preliminary, {ROUNDS} Gauss-Newton steps"
 Estimate = Callable[[StageSample], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -72,7 +73,7 @@ def cameras(transformer: CameraTransformer, chosen: Sequence[StageSample], degre
     """AUC of every sample, in percent, by the way its cameras were found."""
     ways: dict[str, Estimate] = {
         "preliminary": preliminary,
-        "preliminary, 6 Gauss-Newton steps": gauss_newton,
+        GAUSS_NEWTON: gauss_newton,
         "camera transformer": learned(transformer),
     }
     return {

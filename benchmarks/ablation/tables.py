@@ -39,16 +39,17 @@ JOINT_NOTE = (
 PHOTOGRAPHS_NOTE = "Sets of 3 and 5 photographs of the bench, AUC@5 in percent."
 
 
-def _interval(values: Sequence[float], digits: int = 1) -> str:
-    mean, low, high = values
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+def with_interval(values: Sequence[float], digits: int = 1, sign: str = "") -> str:
+    """A mean and the bounds of its interval; with ``sign="+"`` also positive numbers have one."""
+    mean, low, high = (f"{value:{sign}.{digits}f}" for value in values)
+    return f"{mean} [{low}, {high}]"
 
 
 def _cameras(found: Row) -> str:
     lines = []
     for size, ways in found.items():
         for name, row in ways.items():
-            lines.append([str(size), name, _interval(row["AUC@10"]), _interval(row["against preliminary"])])
+            lines.append([str(size), name, with_interval(row["AUC@10"]), with_interval(row["against preliminary"])])
     return table("frames | cameras | AUC@10 | against preliminary", lines)
 
 
@@ -57,17 +58,17 @@ def _points(found: Row) -> str:
     for size, ways in found.items():
         for name, row in ways.items():
             figures = [f"{row[key]:.4f}" for key in ("median", "mean of the best 95 %")]
-            lines.append([str(size), name, *figures, _interval(row["ratio of medians"], 3), str(row["points"])])
+            lines.append([str(size), name, *figures, with_interval(row["ratio of medians"], 3), str(row["points"])])
     return table("frames | points | median % | mean of the best 95 % | ratio of medians to weighted | points", lines)
 
 
 def _joint(found: Row) -> str:
     lines = [
-        [name, f"{row['degrees']:.3f}", f"{row['points']:.3f}", _interval(found["AUC@5"][name])]
+        [name, f"{row['degrees']:.3f}", f"{row['points']:.3f}", with_interval(found["AUC@5"][name])]
         for name, row in found["medians"].items()
     ]
-    last = ["ratio, difference", *(_interval(found[key], 3) for key in ("degrees", "points"))]
-    lines.append([*last, _interval(found["AUC@5 difference"])])
+    last = ["ratio, difference", *(with_interval(found[key], 3) for key in ("degrees", "points"))]
+    lines.append([*last, with_interval(found["AUC@5 difference"])])
     return table("training | median degrees | median point error % | AUC@5", lines)
 
 
@@ -80,10 +81,10 @@ def _photographs(found: Row) -> str:
                     size,
                     name,
                     str(row["bags"]),
-                    _interval(row["AUC@5"]),
+                    with_interval(row["AUC@5"]),
                     f"{row['above 50 %']:.0f}",
-                    _interval(row["difference"]),
-                    _interval(row["against preliminary"]),
+                    with_interval(row["difference"]),
+                    with_interval(row["against preliminary"]),
                 ]
             )
     head = (

@@ -10,7 +10,7 @@ from typing import Any
 
 from pose_bench.score import WRONG_DEG
 from pose_bench.tables import table
-from vggsfm_cli.mapping.confidence import ConfidenceConfig
+from vggsfm_cli.mapping.quality import ConfidenceConfig
 
 LOW = ConfidenceConfig().low
 """A confidence below this is called low, as in the reports, where nothing else is stated."""

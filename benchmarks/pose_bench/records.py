@@ -1,4 +1,4 @@
-"""Results as they come, one a line, so that a run that stops can go on."""
+"""Results as they come, one per line, so that an interrupted run can be resumed."""
 
 import hashlib
 import json

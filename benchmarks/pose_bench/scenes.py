@@ -1,4 +1,4 @@
-"""What there is to reconstruct: full scenes and bags, which are small subsets of them."""
+"""The sets to reconstruct: full scenes and bags, which are small subsets of them."""
 
 import json
 from collections.abc import Collection, Sequence

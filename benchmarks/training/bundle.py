@@ -5,7 +5,8 @@
 
 A part is a folder with a ``.safetensors`` file whose names are the model's own; of a name that several bring, the last
 counts. What no part brings keeps XFeat's published weights (the encoder) or its geometric counterpart (the judge of the
-tracks, the camera transformer, the triangulation transformer). ``--from`` names a finished model whose parts are kept.
+tracks, the camera transformer, the triangulation transformer). The context of the tracks has LighterGlue's published
+weights. ``--from`` names a finished model whose parts are kept.
 
 The encoder is the mean of its trained weights and XFeat's, where its training started: what was learned for wide angles
 stays, and little is lost at narrow ones (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
@@ -21,7 +22,9 @@ from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
 from vggsfm_cli.camera_estimation.transformer import CameraTransformerConfig
 from vggsfm_cli.checkpoints import load_model
 from vggsfm_cli.checkpoints.files import save_model
+from vggsfm_cli.checkpoints.lightglue import lighterglue_state
 from vggsfm_cli.model import VGGSfMConfig
+from vggsfm_cli.tracking.context import ContextConfig
 from vggsfm_cli.tracking.starts import StartConfig
 from vggsfm_cli.tracking.tracker import CoarseToFineTrackerConfig
 from vggsfm_cli.tracking.transformer import TrackTransformerConfig
@@ -56,10 +59,10 @@ def main() -> None:
     def has(prefix: str) -> bool:
         return any(name.startswith(prefix) for name in state)
 
-    judged = CoarseToFineTrackerConfig(start=START, judge=TrackTransformerConfig())
+    judged = CoarseToFineTrackerConfig(start=START, judge=TrackTransformerConfig(), context=ContextConfig())
     model = VGGSfMConfig(
         name=options.name,
-        tracker=judged if has("tracker.judge.") else CoarseToFineTrackerConfig(),
+        tracker=judged if has("tracker.judge.") else CoarseToFineTrackerConfig(context=ContextConfig()),
         camera_estimator=CameraTransformerConfig() if has("camera_estimator.") else PreliminaryCamerasConfig(),
         triangulator=TriangulationTransformerConfig() if has("triangulator.") else RansacTriangulatorConfig(),
     ).build()
@@ -67,7 +70,8 @@ def main() -> None:
     for name in (published.keys() & state.keys()) - kept:
         if published[name].is_floating_point():
             state[name] = published[name].lerp(state[name], options.encoder_share)
-    full = {**published, **state}
+    context = {f"tracker.context.network.{name}": value for name, value in lighterglue_state().items()}
+    full = {**published, **context, **state}
     model.load_state_dict(full, strict=True)
     save_model(model, options.out)
     size = (options.out / "model.safetensors").stat().st_size

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vggsfm_cli.errors import UsageError
+from vggsfm_cli.reading import read_text
 
 Value = bool | int | float | str
 """What an option may be in a file; an option without a value is left out."""
@@ -64,16 +65,14 @@ def to_toml(values: Mapping[str, Value | None], comments: Mapping[str, str] | No
 
 def _parse(path: Path) -> dict[str, object]:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{str(path)!r} is too large for a config file.", "It holds one line an option.")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path, MAX_BYTES))
     except OSError as error:
         raise UsageError(f"{str(path)!r} cannot be read: {error.strerror}.", "Check the path of --config.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{str(path)!r} is not written in UTF-8.", "Save it as UTF-8.") from error
     except (ValueError, RecursionError) as error:
         reason = (str(error).splitlines() or [""])[0] if isinstance(error, ValueError) else "it is nested too deeply"
-        raise UsageError(f"{str(path)!r} is no TOML: {reason}.", "Write lines such as: seed = 7") from error
+        raise UsageError(f"{str(path)!r} is not valid TOML: {reason}.", "Write lines such as: seed = 7") from error
 
 
 def _checked(path: Path, key: str, value: object, setting: Setting) -> Value:

@@ -5,28 +5,38 @@ A folder takes the place of an earlier one in one step where the system can exch
 systems): at every moment the old or the new one stands there whole. Elsewhere it takes two steps, and a process that is
 killed between them leaves the old folder beside its place; ``recover`` puts it back, which everything that writes there
 does first.
+
+One process writes to a place: ``claimed`` holds a lock that ends with its process, however that ends.
 """
 
 import ctypes
 import errno
 import fcntl
+import itertools
 import os
 import re
 import secrets
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vggsfm_cli.errors import InputError, UsageError
+from vggsfm_cli.errors import FULL, UsageError, WriteFailed, write_reason
 
 SHOWN_NAMES = 3
 UNFINISHED, PREVIOUS = "unfinished", "previous"
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 """Of Linux: paths are relative to the working folder; both names change hands."""
 
-NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV)
-"""What a kernel or a file system answers that cannot exchange names."""
+NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV, errno.EPERM)
+"""What a kernel, a file system or a container's filter answers that cannot exchange names."""
+
+placed: list[Path] = []
+"""Folders that this process has put in place, for what is said when it ends early."""
+
+_claims: dict[Path, int] = {}
+"""How often this process has claimed a place."""
 
 
 def check_writable(out: Path, *, ours: Callable[[Path], bool], holds: str, inside: str, overwrite: bool) -> None:
@@ -36,7 +46,8 @@ def check_writable(out: Path, *, ours: Callable[[Path], bool], holds: str, insid
         out: resolved.
         ours: whether an entry of ``out`` is of the kind that would be written there, so that it may be replaced.
         holds: what a folder of such entries holds, for the message: "a reconstruction".
-        inside: name of a folder inside ``out`` to suggest instead.
+        inside: name of a folder to suggest instead: beside ``out``, as photographs may lie in it, or inside a mount
+            point.
         overwrite: replace what is there, if all of it is ours.
 
     Raises:
@@ -55,10 +66,16 @@ def check_writable(out: Path, *, ours: Callable[[Path], bool], holds: str, insid
     foreign = [name for name in entries if not ours(out / name)]
     if foreign:
         shown = ", ".join(foreign[:SHOWN_NAMES]) + (", ..." if len(foreign) > SHOWN_NAMES else "")
-        raise UsageError(f"{str(out)!r} holds other files ({shown}).", f"Use a new folder: --out {out / inside}")
+        raise UsageError(f"{str(out)!r} holds other files ({shown}).", f"Use a new folder: --out {_free(out, inside)}")
     if entries and not overwrite:
         raise UsageError(f"{str(out)!r} already holds {holds}.", "Add --overwrite, or choose another --out.")
     _check_parents(out)
+
+
+def _free(out: Path, name: str) -> Path:
+    """A place beside ``out`` where nothing is yet."""
+    numbers = itertools.chain([""], (f"-{k}" for k in itertools.count(2)))
+    return next(path for number in numbers if not (path := out.with_name(f"{out.name}-{name}{number}")).exists())
 
 
 def _check_parents(out: Path) -> None:
@@ -68,19 +85,176 @@ def _check_parents(out: Path) -> None:
 
 
 @contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Keep other processes from writing to ``out`` within this block; the same process may claim it again.
+
+    The lock is a hidden file beside ``out`` that names its owner. It is the lock on that file that counts, which ends
+    with its process; where a disk has no locks, the owner counts for as long as it runs.
+
+    Args:
+        out: resolved; a file or a folder, which need not exist.
+
+    Raises:
+        UsageError: another process has claimed it.
+        WriteFailed: the disk refuses.
+    """
+    if out in _claims:
+        _claims[out] += 1
+        try:
+            yield
+        finally:
+            _claims[out] -= 1
+        return
+    lock = _lock_of(out)
+    with _parents_of(out):
+        try:
+            descriptor = _take(lock, out)
+        except OSError as error:
+            raise write_failed(out.parent, error) from error
+        _claims[out] = 1
+        try:
+            yield
+        finally:
+            del _claims[out]
+            with suppress(OSError):
+                lock.unlink()  # while it is held: whoever waits for it sees that the name is gone
+            os.close(descriptor)
+
+
+@contextmanager
+def _parents_of(out: Path) -> Iterator[None]:
+    """Make the folders above ``out``; those of them that are still empty at the end of the block are removed."""
+    missing = [folder for folder in out.parents if not folder.exists()]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_failed(out.parent, error) from error
+    try:
+        yield
+    finally:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _lock_of(out: Path) -> Path:
+    return out.with_name(f".{out.name}.lock")
+
+
+def _remove_unheld(lock: Path) -> None:
+    """Remove a lock whose process is dead."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _same_file(descriptor, lock):
+            lock.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _take(lock: Path, out: Path) -> int:
+    """The open descriptor of a lock that is now ours.
+
+    Raises:
+        UsageError: it is another's.
+        OSError: the disk refuses.
+    """
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = False
+        except OSError as error:
+            held = error.errno in (errno.EWOULDBLOCK, errno.EACCES) or _runs(_owner(descriptor))
+        if held:
+            process, host = _owner(descriptor)
+            os.close(descriptor)
+            owner = f" (process {process} on {host})" if host else ""
+            raise UsageError(
+                f"Another process is writing to {str(out)!r}{owner}.", "Wait for it, or choose another --out."
+            )
+        if _same_file(descriptor, lock):
+            with suppress(OSError):  # a full disk: the lock holds all the same
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+            return descriptor
+        os.close(descriptor)  # its owner removed it between our two steps
+
+
+def _owner(descriptor: int) -> tuple[int, str]:
+    """Process and host that a lock names; 0 and nothing where it names none."""
+    match = re.match(rb"(\d{1,9}) (\S+)\n", os.pread(descriptor, 300, 0))
+    return (int(match[1]), match[2].decode(errors="replace")) if match else (0, "")
+
+
+def _runs(owner: tuple[int, str]) -> bool:
+    """Whether an owner still runs, for disks without locks; also if it runs elsewhere, as that cannot be told."""
+    process, host = owner
+    if not host or process == os.getpid():
+        return False
+    if host != socket.gethostname():
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except OSError:
+        return False
+
+
+def write_failed(where: Path, error: BaseException) -> WriteFailed:
+    """What a user is told when the disk refuses ``where``."""
+    told = error.strerror if isinstance(error, OSError) else write_reason(error, where)
+    reason = (told or str(error)).rstrip(".")
+    full = isinstance(error, OSError) and error.errno in FULL
+    hint = "Free some space, or choose another --out." if full else "Is the disk full, read-only or damaged?"
+    return WriteFailed(f"Cannot write {str(where)!r}: {reason}.", hint)
+
+
+@contextmanager
+def refusals(where: Path, folder: Path) -> Iterator[None]:
+    """Whatever says within this block that something cannot be written becomes a ``WriteFailed``.
+
+    Args:
+        where: what is written, for the message.
+        folder: that holds it; errors that name files elsewhere are left alone.
+    """
+    try:
+        yield
+    except Exception as error:
+        if write_reason(error, folder) is None:
+            raise
+        raise write_failed(where, error) from error
+
+
+@contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A path to write to; the file takes its true name once it is complete and on the disk.
 
-    After an error inside the block nothing is left of it, and ``path`` is as it was. One writer a file at a time.
+    After an error inside the block nothing is left of it, and ``path`` is as it was. One writer a file at a time; what
+    a killed process left of it is written over by the next one.
+
+    Raises:
+        WriteFailed: the disk refuses.
     """
     partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        _sync(partial)
-        partial.replace(path)
-        _sync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+    with refusals(path, path.parent):
+        try:
+            yield partial
+            _sync(partial)
+            partial.replace(path)
+            _sync(path.parent)
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -95,26 +269,17 @@ def whole_folder(out: Path, check: Callable[[], None]) -> Iterator[Path]:
         check: is called at the start, and again before ``out`` is replaced, as the world may change during a long run.
 
     Raises:
-        UsageError: whatever ``check`` raises.
-        InputError: the disk refuses.
+        UsageError: whatever ``check`` raises; or another process writes there.
+        WriteFailed: the disk refuses.
     """
-    recover(out)
     check()
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished, lock = _new_folder(out)
-    except OSError as error:
-        raise InputError(f"Cannot write to {str(out.parent)!r}: {error.strerror}.", "Choose another --out.") from error
-    try:
+    with claimed(out), _hidden_folder(out) as unfinished, refusals(out, out.parent):
         yield unfinished
         check()
         _sync_all(unfinished)
         _swap(unfinished, out)
-    except OSError as error:
-        raise InputError(f"Cannot write {str(out)!r}: {error.strerror}.", "Is the disk full or read-only?") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        os.close(lock)
+        placed.append(out)
+        _sync(out.parent)
 
 
 @contextmanager
@@ -127,14 +292,18 @@ def scratch_folder(out: Path) -> Iterator[Path]:
         out: resolved.
 
     Raises:
-        InputError: the disk refuses.
+        UsageError: another process writes there.
+        WriteFailed: the disk refuses.
     """
+    with claimed(out), _hidden_folder(out) as folder:
+        yield folder
+
+
+@contextmanager
+def _hidden_folder(out: Path) -> Iterator[Path]:
     recover(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with refusals(out, out.parent):
         folder, lock = _new_folder(out)
-    except OSError as error:
-        raise InputError(f"Cannot write to {str(out.parent)!r}: {error.strerror}.", "Choose another --out.") from error
     try:
         yield folder
     finally:
@@ -153,6 +322,9 @@ def recover(out: Path) -> None:
             previous.pop().rename(out)
     for folder in [*previous, *_left_over(out, UNFINISHED)]:
         shutil.rmtree(folder, ignore_errors=True)
+    if out not in _claims:
+        with suppress(OSError):
+            _remove_unheld(_lock_of(out))
 
 
 def _left_over(out: Path, purpose: str) -> list[Path]:
@@ -222,7 +394,6 @@ def _swap(unfinished: Path, out: Path) -> None:
         unfinished.rename(out)
     elif not _exchange(unfinished, out):
         _replace(unfinished, out)
-    _sync(out.parent)
 
 
 def _exchange(first: Path, second: Path) -> bool:

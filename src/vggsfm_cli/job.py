@@ -20,13 +20,16 @@ from vggsfm_cli.colmap.files import check_writable, write_colmap
 from vggsfm_cli.config_file import to_toml
 from vggsfm_cli.errors import TooFewRegistered
 from vggsfm_cli.export.targets import ExportOptions, check_export, export_model
-from vggsfm_cli.folders import scratch_folder
+from vggsfm_cli.folders import claimed, scratch_folder
 from vggsfm_cli.io.images import read_images
 from vggsfm_cli.io.intrinsics import KnownCamera, read_intrinsics
 from vggsfm_cli.io.lookup import photographs_of
+from vggsfm_cli.io.photographs import limit_decoding
 from vggsfm_cli.io.sequence import PhotographSequence
 from vggsfm_cli.io.sources import Source, find_images
 from vggsfm_cli.io.video import ExtractedFrames, VideoConfig, extract_frames, is_video
+from vggsfm_cli.memory.machine import usable_bytes
+from vggsfm_cli.memory.plan import GB, PROCESS_BYTES
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.options import SceneOptions
 from vggsfm_cli.pipeline import reconstruct
@@ -57,6 +60,7 @@ class ReadingOptions(TypedDict):
     intrinsics: Sequence[KnownCamera]
     masks: Path | None
     mask_invert: bool
+    ignore_alpha: bool
 
 
 def model_folder(options: SceneOptions) -> Path | None:
@@ -177,8 +181,13 @@ def reconstruct_scene(
         VGGSfMError: of any kind; then nothing was written, or all but the undistorted pictures.
     """
     check_places(out, undistort, overwrite=overwrite)
+    limit_decoding(_decoding_bytes(options))
     clock = StageClock()
-    with _pictures(images, out, options, clock, progress) as (pictures, film):
+    with (
+        claimed(out.resolve()),
+        claimed((undistort or out).resolve()),
+        _pictures(images, out, options, clock, progress) as (pictures, film),
+    ):
         return _reconstruct(
             pictures,
             out,
@@ -192,6 +201,14 @@ def reconstruct_scene(
             notes=notes,
             progress=progress,
         )
+
+
+def _decoding_bytes(options: SceneOptions) -> int | None:
+    """Memory for decoding photographs: what there may be in all, less what the process takes before anything else."""
+    if options.max_memory is not None and (options.device == "cpu" or not torch.cuda.is_available()):
+        return max(0, round(options.max_memory * GB) - PROCESS_BYTES)
+    free = usable_bytes(torch.device("cpu"))
+    return None if free is None else max(0, free - PROCESS_BYTES)
 
 
 @contextmanager
@@ -238,6 +255,7 @@ def _reconstruct(
         "intrinsics": known,
         "masks": options.masks,
         "mask_invert": options.mask_invert,
+        "ignore_alpha": options.ignore_alpha,
     }
     if told is None:
         with clock.stage("images"):
@@ -259,6 +277,8 @@ def _reconstruct(
         chosen = {"images": shown, **options.as_dict(), "device": str(loaded.device)}
         report.update(build_report(photographs, result, options=chosen, seed=options.seed, clock=clock))
         report["weights"] = loaded.weights.as_dict()
+        report["caution"] = photographs.caution
+        report["left_out"] = [dataclasses.asdict(item) for item in found.left_out]
         if film is not None:
             report["video"] = film.as_dict()
         if options.report:
@@ -278,7 +298,12 @@ def _reconstruct(
 
     write_colmap(result, out, overwrite=overwrite, legacy=options.legacy_colmap, extras=add_extras)
     if undistort is not None:
-        export = ExportOptions(masks=options.masks, mask_invert=options.mask_invert, overwrite=overwrite)
+        export = ExportOptions(
+            masks=options.masks,
+            mask_invert=options.mask_invert,
+            ignore_alpha=options.ignore_alpha,
+            overwrite=overwrite,
+        )
         folder = found.root if film is None else out / FRAMES_FOLDER
         export_model(result[0], undistort, folder, export, progress)
     return report

@@ -1,4 +1,4 @@
-"""What a user may choose about one scene, each choice declared once: type, default, help, unit and range.
+"""Options of a user for one scene, each declared once: type, default, help, unit and range.
 
 The command line, the environment, config files and batches derive their options from these classes, which therefore
 import nothing heavy. A field has one name everywhere: ``long_side`` is ``--long-side``, ``VGGSFM_LONG_SIDE`` in the
@@ -45,7 +45,7 @@ GROUPS = INPUT, CAMERAS, SPEED, OUTPUT, ADVANCED = "Input", "Cameras", "Speed an
 
 @dataclass(frozen=True)
 class About:
-    """What is said of a choice beside its type and default.
+    """Description of an option beside its type and default.
 
     Attributes:
         help: one sentence.
@@ -133,24 +133,26 @@ def options_of(declared: type) -> tuple[Option, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructOptions:
-    """What ``reconstruct`` may be told; the settings of its steps are the fields of the recipes.
+    """Options of ``reconstruct``; settings of single steps are fields of the recipes.
 
     Raises:
         UsageError: a value out of its range.
     """
 
-    preset: Annotated[
-        Preset, About("auto: what belongs to the model; fast: fewer tracks, about half the time.", SPEED)
-    ] = "auto"
+    preset: Annotated[Preset, About("auto: the one of the model; fast: fewer tracks, about half the time.", SPEED)] = (
+        "auto"
+    )
     query_points: Annotated[
         int | None,
-        About("Tracks a frame starts; if not given 1024, with fast 512, with v2 2048.", SPEED, unit="N", minimum=16),
+        About("Tracks started per image; by default 1024, with fast 512, with v2 2048.", SPEED, unit="N", minimum=16),
     ] = None
-    long_side: Annotated[int, About("Long side of the pictures the networks see.", SPEED, unit="PX", minimum=64)] = 1024
+    long_side: Annotated[
+        int, About("Long side of the images as the networks see them.", SPEED, unit="PX", minimum=64)
+    ] = 1024
     max_memory: Annotated[
         float | None,
         About(
-            "Memory for networks and tracks, on a GPU its own; if not given what is free.",
+            "Memory limit for networks and tracks, on the device; by default most of the free memory.",
             SPEED,
             unit="GB",
             minimum=0.1,
@@ -158,18 +160,20 @@ class ReconstructOptions:
         ),
     ] = None
     refine_principal_point: Annotated[
-        AutoChoice, About("Free it in the last adjustment; auto: where the views determine it.", ADVANCED)
+        AutoChoice,
+        About("Estimate the principal point in the last adjustment; auto: if the images determine it.", ADVANCED),
     ] = "auto"
     extra_points: Annotated[
-        int, About("Points to look for between the others, for dense models.", OUTPUT, unit="N", minimum=0)
+        int,
+        About("Triangulate up to N more points between the others, for denser models.", OUTPUT, unit="N", minimum=0),
     ] = 0
     queries: Annotated[
-        QuerySource, About("Where tracks of v2 start; auto: aliked if installed, else sift.", ADVANCED)
+        QuerySource, About("Keypoints at which tracks of v2 start; auto: aliked if installed, else sift.", ADVANCED)
     ] = "auto"
-    precision: Annotated[Precision, About("Of the networks; geometry is always float32 or more.", ADVANCED)] = "float32"
-    seed: Annotated[
-        int, About("Of all random choices; equal seeds give equal results.", ADVANCED, unit="N", minimum=0)
-    ] = 0
+    precision: Annotated[
+        Precision, About("Number type of the networks; geometry is always float32 or float64.", ADVANCED)
+    ] = "float32"
+    seed: Annotated[int, About("Random seed; equal seeds give equal results.", ADVANCED, unit="N", minimum=0)] = 0
 
     def __post_init__(self) -> None:
         for one in options_of(type(self)):
@@ -180,56 +184,62 @@ class ReconstructOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SceneOptions(ReconstructOptions):
-    """All about one scene from photographs on the disk to models on the disk.
+    """Options of one scene, from image files to model files.
 
     Raises:
         UsageError: a value out of its range, or a combination that makes no sense.
     """
 
-    recursive: Annotated[bool, About("Enter the folders in IMAGES; names are then relative paths.", INPUT)] = False
+    recursive: Annotated[bool, About("Include sub-folders; image names are then relative paths.", INPUT)] = False
     masks: Annotated[
         Path | None, About("Folder of masks: NAME.jpg.png or NAME.png, black = ignore.", INPUT, unit="DIR")
     ] = None
     mask_invert: Annotated[bool, About("In the masks, white = ignore.", INPUT)] = False
+    ignore_alpha: Annotated[
+        bool, About("Use transparent parts of images too; by default they count as masked.", INPUT)
+    ] = False
     sequential: Annotated[
-        bool | None, About("Reconstruct in the order of the names; if not given, only a video.", INPUT)
+        bool | None, About("Treat the images as a sequence in the order of their names; default for videos.", INPUT)
     ] = None
     fps: Annotated[
-        float, About("Pictures a second of film, the sharpest of each moment.", INPUT, unit="N", minimum=0.01)
+        float,
+        About("Frames per second to take from a video, the sharpest of each interval.", INPUT, unit="N", minimum=0.01),
     ] = 4.0
     max_frames: Annotated[
-        int | None, About("Pictures of a video at most, spread over all of it.", INPUT, unit="N", minimum=2)
+        int | None, About("Take at most N frames, spread over the whole video.", INPUT, unit="N", minimum=2)
     ] = None
-    camera_model: Annotated[CameraModel, About("COLMAP's camera model.", CAMERAS)] = "SIMPLE_RADIAL"
-    camera_mode: Annotated[CameraMode, About("Which images share a camera; auto goes by size and EXIF.", CAMERAS)] = (
+    camera_model: Annotated[CameraModel, About("Camera model, by its COLMAP name.", CAMERAS)] = "SIMPLE_RADIAL"
+    camera_mode: Annotated[CameraMode, About("Which images share a camera; auto: by size and EXIF data.", CAMERAS)] = (
         "auto"
     )
     intrinsics: Annotated[
         str | None,
         About(
-            "Known cameras: numbers in the model's order, without the distortion if it is not known; a JSON file; or a "
-            "COLMAP model.",
+            "Known intrinsics: parameters of --camera-model in order, distortion optional; a JSON file; or a COLMAP "
+            "model.",
             CAMERAS,
             unit="f,cx,cy|fx,fy,cx,cy,...|PATH",
         ),
     ] = None
-    device: Annotated[Device, About("Where the networks run.", SPEED, shapes=False)] = "auto"
+    device: Annotated[Device, About("Device of the networks.", SPEED, shapes=False)] = "auto"
     threads: Annotated[
-        int | None, About("CPU threads; all cores if not given.", SPEED, unit="N", minimum=1, shapes=False)
+        int | None, About("CPU threads; by default all cores.", SPEED, unit="N", minimum=1, shapes=False)
     ] = None
     overview: Annotated[bool, About("Draw DIR/overview.png.", OUTPUT)] = True
-    report: Annotated[bool, About("Write DIR/report.html: one page with all there is to see.", OUTPUT)] = False
+    report: Annotated[bool, About("Write DIR/report.html, a page with the model in 3D and all images.", OUTPUT)] = False
     min_registered: Annotated[
         int,
         About(
             "Exit with 5 if the largest model has fewer images than this.", OUTPUT, unit="N", minimum=0, shapes=False
         ),
     ] = 0
-    legacy_colmap: Annotated[bool, About("Leave out rigs.bin and frames.bin, for older readers.", OUTPUT)] = False
+    legacy_colmap: Annotated[
+        bool, About("Leave out rigs.bin and frames.bin, for programs that read COLMAP 3 models.", OUTPUT)
+    ] = False
     model: Annotated[
         str,
         About(
-            "auto: v2 on CUDA if it is downloaded, else small; v2 is experimental.",
+            "Networks to use; auto: v2 on CUDA if it is downloaded, else small. v2 is experimental.",
             ADVANCED,
             unit="auto|small|v2|DIR|hf:REPO@REV",
         ),
@@ -238,16 +248,19 @@ class SceneOptions(ReconstructOptions):
     offline: Annotated[bool, About("Never use the network.", ADVANCED, shapes=False)] = False
     adjuster: Annotated[
         Adjuster | None,
-        About("Solver of the last adjustments; the model's own if not given. ceres weighs all points alike.", ADVANCED),
+        About(
+            "Solver of the final bundle adjustments; by default the one of the model. ceres weighs all points equally.",
+            ADVANCED,
+        ),
     ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.mask_invert and self.masks is None:
-            raise UsageError("--mask-invert says how to read masks, and there are none.", "Add --masks DIR.")
+            raise UsageError("--mask-invert needs masks.", "Add --masks DIR.")
         if self.intrinsics is not None and self.refine_principal_point == "yes":
             raise UsageError(
-                "--refine-principal-point yes would change what --intrinsics says is known.",
+                "--refine-principal-point yes contradicts --intrinsics, which are kept fixed.",
                 "Leave out one of the two.",
             )
 

@@ -4,7 +4,7 @@ import torch
 
 from vggsfm_cli.clock import StageClock
 from vggsfm_cli.errors import ReconstructionFailed
-from vggsfm_cli.mapping.finish import colorize
+from vggsfm_cli.mapping.output import colorize
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.options import ReconstructOptions
 from vggsfm_cli.recipes import Recipe, choose_recipes
@@ -32,7 +32,7 @@ def reconstruct(
         recipe: other settings of the steps; what the model and the preset name if None.
 
     Returns:
-        The models, one a connected group of images, largest first, with points in color; and what there is to say of
+        The models, one for each connected group of images, largest first, with points in color; and facts about
         the run.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a run gives: the models, and what there is to say of the run itself."""
+"""The result of a run: the models, and the facts about the run itself."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -22,6 +22,9 @@ from vggsfm_cli.geometry import pose
 
 Record = TypeVar("Record", bound="TensorRecord")
 
+VISIBLE = 0.5
+"""Visibility above which an observation counts, wherever nothing else is said."""
+
 
 class TensorRecord:
     """Base of the records: maps a function over the tensor fields (nested records included)."""
@@ -179,7 +182,7 @@ class Tracks(TensorRecord):
             valid=self.valid[:, index],
         )
 
-    def visible(self, threshold: float = 0.5) -> Bool[Tensor, "B S N"]:
+    def visible(self, threshold: float = VISIBLE) -> Bool[Tensor, "B S N"]:
         """Observations that count: visibility above ``threshold`` of a valid track."""
         return (self.visibility > threshold) & self.valid[:, None]
 
@@ -252,7 +255,7 @@ class Cameras(TensorRecord):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Points(TensorRecord):
-    """3D points, one a track."""
+    """3D points, one per track."""
 
     xyz_world: Float[Tensor, "B N 3"]
     valid: Bool[Tensor, "B N"]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
 from vggsfm_cli.camera_estimation.star import StarConfig, explained, grow_star, star_tracks
-from vggsfm_cli.camera_estimation.sweep import Start, SweepConfig, scaled, sweep_focals
+from vggsfm_cli.camera_estimation.sweep import InitialPair, SweepConfig, scaled, sweep_focals
 from vggsfm_cli.camera_estimation.view_graph import Pair, ViewGraph, ViewGraphConfig, build_view_graph
 from vggsfm_cli.geometry import rotation
 from vggsfm_cli.scene import Cameras, ImageSet
@@ -39,12 +39,12 @@ def graph_of(world: World, images: ImageSet) -> ViewGraph:
     return build_view_graph(images, add_noise(observe(world), world.sizes, CLEAN, 0), ViewGraphConfig())
 
 
-def starts_of(world: World, images: ImageSet) -> list[Start]:
+def starts_of(world: World, images: ImageSet) -> list[InitialPair]:
     graph = graph_of(world, images)
-    return PreliminaryCamerasConfig().build().starts(images, graph, list(range(len(graph.scale))))
+    return PreliminaryCamerasConfig().build().initial_pairs(images, graph, list(range(len(graph.scale))))
 
 
-def focals_of(start: Start) -> list[float]:
+def focals_of(start: InitialPair) -> list[float]:
     return (start.params[:, 0] / SIDE).tolist()
 
 
@@ -96,14 +96,14 @@ class Growth:
     def __init__(self, power: float = 0.0, best: float | None = None) -> None:
         self.power, self.best, self.tried = power, best, []
 
-    def __call__(self, params: Tensor) -> list[Start]:
+    def __call__(self, params: Tensor) -> list[InitialPair]:
         focal = float(params[:, 0].log().mean().exp()) / SIDE
         self.tried.append(focal)
         worth = focal**self.power if self.best is None else math.exp(-((math.log(focal / self.best) / 0.3) ** 2))
-        return [Start(params=params, pair=pair_of(), worth=100 * worth)]
+        return [InitialPair(params=params, pair=pair_of(), worth=100 * worth)]
 
 
-def sweep(growth: Growth, cameras: int, config: SweepConfig | None = None) -> list[Start]:
+def sweep(growth: Growth, cameras: int, config: SweepConfig | None = None) -> list[InitialPair]:
     world = make_world(WorldConfig(focals=(1.0,) * cameras, frames=3), 0)
     images = blank_images(world)
     return sweep_focals(images, [images.priors.params[0]], growth, config or SweepConfig())

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.checkpoints import convert as conversion
 from vggsfm_cli.checkpoints.convert import PublishedLayout, convert, layout_of
-from vggsfm_cli.errors import WeightsUnavailable
+from vggsfm_cli.errors import WeightsUnavailable, WriteFailed
 
 SHAPES = {"net.0.weight": (4, 3), "net.0.bias": (4,), "virual": (1, 2, 1), "net.1.weight": (2, 4), "net.1.bias": (2,)}
 LAYOUT = PublishedLayout(
@@ -139,7 +139,7 @@ def test_other_files_are_refused(file, tmp_path):
 def test_a_folder_that_cannot_be_written(file, tmp_path):
     torch.save(tensors(), file)
     (tmp_path / "taken").write_text("")
-    with pytest.raises(WeightsUnavailable, match="cannot be written"):
+    with pytest.raises(WriteFailed, match="Cannot write"):
         convert(file, LAYOUT, tmp_path / "taken" / "out", {})
 
 

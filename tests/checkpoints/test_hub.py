@@ -11,7 +11,7 @@ from huggingface_hub import constants, file_download
 from hub_server import COMMIT, REPO, be_impatient, hub  # noqa: F401
 from vggsfm_cli.checkpoints.hub import fetch, find_cached, sha256_of
 from vggsfm_cli.checkpoints.registry import HubFile
-from vggsfm_cli.errors import WeightsUnavailable
+from vggsfm_cli.errors import WeightsUnavailable, WriteFailed
 
 CONTENT = bytes(range(256)) * 9000
 SOURCE = HubFile(repo=REPO, file="weights.bin")
@@ -24,10 +24,10 @@ def served(hub):  # noqa: F811
     return hub
 
 
-def refused(source=SOURCE, **options):
-    with pytest.raises(WeightsUnavailable) as caught:
+def refused(source=SOURCE, kind=WeightsUnavailable, **options):
+    with pytest.raises(kind) as caught:
         fetch(source, **options)
-    assert caught.value.exit_code == 6 and caught.value.hint
+    assert caught.value.exit_code == kind.exit_code and caught.value.hint
     return str(caught.value)
 
 
@@ -114,7 +114,7 @@ def test_a_server_in_trouble(served):
 def test_no_room_on_the_disk_is_known_before(served, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    assert "2 MB are needed, 0 MB are free" in refused()
+    assert "2 MB are needed, 0 MB are free" in refused(kind=WriteFailed)
     assert [command for command, _, _ in served.asked] == ["HEAD"]
 
 
@@ -124,7 +124,7 @@ def test_no_room_on_the_disk_shows_while_writing(monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(file_download, "http_get", full)
-    assert "no room for weights.bin" in refused()
+    assert "no room for weights.bin" in refused(kind=WriteFailed)
     monkeypatch.undo()
 
 

@@ -111,7 +111,7 @@ def test_models_that_cannot_be_adjusted(tmp_path):
     impossible = dataclasses.replace(model, cameras=dataclasses.replace(model.cameras, params=-model.cameras.params))
     write_colmap(impossible, tmp_path / "impossible")
     result = run(app, ["adjust", str(tmp_path / "impossible"), "--out", out])
-    assert result.exit_code == 3 and "not finite" in result.stderr
+    assert result.exit_code == 3 and "focal length is not greater than 0" in result.stderr
     folder = tmp_path / "other"
     write_colmap(model, folder)
     (folder / "0").rename(tmp_path / "text")

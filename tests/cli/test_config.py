@@ -76,10 +76,10 @@ def test_what_is_shown_can_be_fed_back(file: Path, tmp_path: Path) -> None:
         ("model = 2024-01-01", "which is not a text", 'model = "..."'),
         ("camera-model = 'FANCY'", "which it cannot be", "SIMPLE_RADIAL"),
         ("long-side = 1\nlong_side = 2", "twice", "Keep one"),
-        ("seed = 3\nseed = 4", "no TOML", "seed = 7"),
-        ("seed", "no TOML", "seed = 7"),
-        ("seed = " + "[" * 5000, "no TOML", "seed = 7"),
-        ("seed = " + "9" * 5000, "no TOML", "seed = 7"),
+        ("seed = 3\nseed = 4", "not valid TOML", "seed = 7"),
+        ("seed", "not valid TOML", "seed = 7"),
+        ("seed = " + "[" * 5000, "not valid TOML", "seed = 7"),
+        ("seed = " + "9" * 5000, "not valid TOML", "seed = 7"),
     ],
 )
 def test_wrong_files_end_in_a_sentence_and_2(text: str, said: str, hint: str, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_signal_ends_it_with_a_checkpoint(recipe: Path, prefetch: int, monkeyp
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     recipe.write_text(RECIPE.replace("[task]", f"prefetch = {prefetch}\n[task]") + "signal_at = 17\n")
     stopped = run(app, ["train", str(recipe)])
-    assert stopped.exit_code == 130 and stopped.stdout == ""
+    assert stopped.exit_code == 143 and stopped.stdout == ""
     assert "interrupted at step 1" in stopped.stderr and "--resume" in stopped.stderr
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     monkeypatch.setattr(os, "kill", lambda *arguments: None)
@@ -97,7 +97,7 @@ def test_a_second_signal_stops_at_once(recipe: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(os, "kill", twice)
     stopped = run(app, ["train", str(recipe)])
-    assert stopped.exit_code == 130 and "stopped at once" in stopped.stderr
+    assert stopped.exit_code == 143 and "stopped at once" in stopped.stderr
 
 
 def test_the_help_has_an_example_and_the_exit_codes() -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from colmap_reader import from_pycolmap
 from example_model import example_model
 from vggsfm_cli import folders
-from vggsfm_cli.colmap.convert import from_pycolmap, to_pycolmap
+from vggsfm_cli.colmap.convert import to_pycolmap
 from vggsfm_cli.colmap.files import check_writable, read_colmap, write_colmap
-from vggsfm_cli.errors import InputError, UsageError
+from vggsfm_cli.errors import InputError, UsageError, WriteFailed
 from vggsfm_cli.scene import Reconstruction
 
 
@@ -174,7 +175,7 @@ def test_a_failure_leaves_no_trace(tmp_path: Path, existing: bool, monkeypatch: 
 
     monkeypatch.setattr(Path, "rename", refuse)
     monkeypatch.setattr(folders, "_exchange", lambda first, second: False)
-    with pytest.raises(InputError, match="No space"):
+    with pytest.raises(WriteFailed, match="No space"):
         write_colmap(example_model(seed=1), out, overwrite=True)
     assert contents(tmp_path) == before and len(list(tmp_path.iterdir())) == int(existing)
 

@@ -33,6 +33,7 @@ from vggsfm_cli.io.images import read_images
 from vggsfm_cli.io.intrinsics import KnownCamera
 from vggsfm_cli.io.sequence import PhotographSequence
 from vggsfm_cli.io.synthetic import write_scenes
+from vggsfm_cli.mapping.candidates import CandidateConfig
 from vggsfm_cli.mapping.mapper import MappingOptions
 from vggsfm_cli.model import AdjusterConfig
 from vggsfm_cli.options import ReconstructOptions
@@ -113,7 +114,7 @@ def options(extra_points: int = 30) -> ReconstructOptions:
     return ReconstructOptions(query_points=FEW, extra_points=extra_points)
 
 
-QUICK = SmallRecipe(mapping=MappingOptions(max_candidates=2))
+QUICK = SmallRecipe(mapping=MappingOptions(candidates=CandidateConfig(max_candidates=2)))
 
 
 def known(files: list[Path]) -> tuple[KnownCamera, ...]:
@@ -162,7 +163,9 @@ def test_a_sequence_of_windows(accelerator: torch.device, tmp_path: Path) -> Non
         windows=WindowConfig(size=4, overlap=2, joint_every=2),
         loops=LoopConfig(min_gap=5, max_checks=4),
     )
-    settings = dataclasses.replace(settings, mapping=dataclasses.replace(settings.mapping, max_candidates=1))
+    settings = dataclasses.replace(
+        settings, mapping=dataclasses.replace(settings.mapping, candidates=CandidateConfig(max_candidates=1))
+    )
     images = PhotographSequence(sorted((out / "scene_000" / "images").iterdir()), long_side=160)
     found = reconstruct_sequence(images, load_model().to(accelerator), settings)
     assert len(found[0].report["windows"]) > 1

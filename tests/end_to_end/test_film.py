@@ -53,7 +53,7 @@ def test_from_a_video_to_a_trainer(tmp_path: Path) -> None:
     order = [names.index(name) for name in found.names]
     distance = aligned_distances(found.cameras.cam_from_world[0], cameras.cam_from_world[0, order])
     assert float(distance.max()) < 0.02
-    assert report["video"] == {"frames": FRAMES, "fps": 10.0, "decoded": FRAMES, "damaged_packets": 0}
+    assert report["video"] == {"frames": FRAMES, "fps": 10.0, "decoded": FRAMES, "damaged_packets": 0, "changes": []}
     assert report["options"]["images"] == str(film) and {"video", "tracks", "windows"} <= set(report["stages"])
     assert all(image["registered"] for image in report["images"])
     assert json.loads((out / "report.json").read_text())["models"][0]["keyframes"] >= 2

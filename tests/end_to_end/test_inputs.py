@@ -79,8 +79,13 @@ def test_the_poses_are_right(result: Path) -> None:
     assert float(torch.rad2deg(torch.arccos(cosine.clamp(-1, 1)))) < 0.5
 
 
-def test_undistorted_pictures_keep_their_names_and_masks(result: Path) -> None:
-    exported = {"erste Reihe/06.jpg", "erste Reihe/07 ü.png", "08.bmp.png"}
+def test_undistorted_pictures_have_plain_names_and_their_masks(result: Path) -> None:
+    exported = {
+        "erste_Reihe_06.png": "erste Reihe/06.jpg",
+        "erste_Reihe_07_u.png": "erste Reihe/07 ü.png",
+        "08.png": "08.bmp",
+    }
+    assert json.loads((result / "splat" / "export.json").read_text())["names"] == exported
     for kind, suffix in (("images", ""), ("masks", ".png")):
         written = {
             path.relative_to(result / "splat" / kind).as_posix()
@@ -88,7 +93,8 @@ def test_undistorted_pictures_keep_their_names_and_masks(result: Path) -> None:
             if path.is_relative_to(result / "splat" / kind)
         }
         assert written == {name + suffix for name in exported}
-    mask = np.asarray(Image.open(result / "splat" / "masks" / "08.bmp.png.png"))
+    mask = np.asarray(Image.open(result / "splat" / "masks" / "08.png.png"))
+    assert (np.asarray(Image.open(result / "splat" / "images" / "08.png"))[..., 3] == mask).all()
     assert not mask[:, : MASKED_COLUMNS - 2].any() and mask[:, MASKED_COLUMNS + 2 :].all()
 
 

@@ -62,7 +62,7 @@ def test_every_figure_stands_in_its_row():
     text = to_markdown(a_result())
     assert "| small | 81.2 | 90.0 | 60.0 | 97.0 | 70.0 | 0.200 | 51.0 | - |" in text
     assert "| 10° (5-17) | 4 | small | tracks | 100 | 80 | 0.111 | 80.0 | 95.5 |" in text
-    assert "| 10° (5-17) | 4 | small | mutual matches of key points | 100 | 80 | 0.700 | 80.0 | 95.5 |" in text
+    assert "| 10° (5-17) | 4 | small | mutual matches of keypoints | 100 | 80 | 0.700 | 80.0 | 95.5 |" in text
     assert "| wall | small | 0.30 / 80 / 100 |  |  | - / 80 / 0 |" in text
     assert "- wall, other: no reason" in text
     assert "vggsfm-cli 1.2.3, torch 2.13, 2 cores, seed 7" in text and "small 6 s" in text

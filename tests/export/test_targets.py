@@ -43,10 +43,11 @@ def transforms_errors(read: Transforms, model: Reconstruction, xyz: np.ndarray, 
 @pytest.mark.parametrize("lens", ["PINHOLE", "OPENCV"])
 def test_splat_trainers_find_pinhole_cameras_and_their_pictures(target: str, lens: str, tmp_path: Path) -> None:
     model = pictured_model(tmp_path / "photos", lens, names=("a.jpg", "sub/a.jpg", "sub/b.png"))
-    export_model(model, tmp_path / "out", tmp_path / "photos", ExportOptions(target=target))
+    record = export_model(model, tmp_path / "out", tmp_path / "photos", ExportOptions(target=target))
     cameras, images, points = read_binary(tmp_path / "out" / "sparse" / "0")
     assert {name for name, *_ in cameras.values()} == {"PINHOLE"}
-    assert sorted(name for name, *_ in images.values()) == sorted(model.names)
+    assert record["names"] == {"a.jpg": "a.jpg", "sub_a.jpg": "sub/a.jpg", "sub_b.png": "sub/b.png"}
+    assert sorted(name for name, *_ in images.values()) == sorted(record["names"])
     for name, camera, *_ in images.values():
         _, width, height, _ = cameras[camera]
         assert image_size(tmp_path / "out" / "images" / name) == (width, height)
@@ -59,13 +60,13 @@ def test_gsplat_pairs_downscaled_pictures_by_sorted_names(tmp_path: Path) -> Non
     names = ("b.jpg", "sub/a.jpg", "a.png", "a-b.jpg")
     model = pictured_model(tmp_path / "photos", names=names)
     options = ExportOptions(target="gsplat", downscale=(4,))
-    export_model(model, tmp_path / "out", tmp_path / "photos", options)
+    record = export_model(model, tmp_path / "out", tmp_path / "photos", options)
     # as examples/datasets/colmap.py does: both folders walked, sorted and zipped; JPEG files would be made again
     full, small = (
         sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
         for folder in (tmp_path / "out" / "images", tmp_path / "out" / "images_4")
     )
-    assert sorted(full) == sorted(names) and not small[0].endswith(".jpg")
+    assert sorted(full) == sorted(record["names"]) and not small[0].endswith(".jpg")
     reconstruction = pycolmap.Reconstruction(tmp_path / "out" / "sparse" / "0")
     camera = next(iter(reconstruction.cameras.values()))
     for name, name_small in zip(full, small, strict=True):
@@ -174,10 +175,10 @@ def test_masks_have_the_polarity_of_their_reader(tmp_path: Path) -> None:
         options = ExportOptions(target=target, masks=tmp_path / "masks")
         export_model(model, tmp_path / target, tmp_path / "photos", options)
     frames = Transforms(tmp_path / "nerfstudio").frames
-    used = read_picture(tmp_path / "nerfstudio" / frames["images/sub/a.png"]["mask_path"])
+    used = read_picture(tmp_path / "nerfstudio" / frames["images/sub_a.png"]["mask_path"])
     assert (used == keep).all()
     assert (read_picture(tmp_path / "nerfstudio" / frames["images/b.png"]["mask_path"]) == 255).all()
-    ignored = read_picture(tmp_path / "instant-ngp" / "images" / "sub" / "dynamic_mask_a.png")
+    ignored = read_picture(tmp_path / "instant-ngp" / "images" / "dynamic_mask_sub_a.png")
     assert (ignored == 255 - keep).all()
 
 
@@ -192,7 +193,7 @@ def test_photographs_of_nerf_trainers_are_the_files_unless_readers_would_differ(
     assert (images / "a.jpg").read_bytes() == (tmp_path / "photos" / "a.jpg").read_bytes()
     with Image.open(images / "b.jpg") as written:
         assert not dict(written.getexif()) and np.abs(np.asarray(written).astype(int) - stored).mean() < 4
-    assert sorted(path.name for path in images.iterdir()) == ["a.jpg", "b.jpg", "c.tif.png"]
+    assert sorted(path.name for path in images.iterdir()) == ["a.jpg", "b.jpg", "c.png"]
 
 
 def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:

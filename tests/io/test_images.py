@@ -180,7 +180,7 @@ def test_unusual_pixels_become_rgb(tmp_path: Path, mode: str) -> None:
     else:
         source = Image.fromarray(ramp).convert("RGB") if mode == "CMYK" else Image.fromarray(ramp)
         source.convert(mode).save(path)
-    pixels, _ = decode(path)
+    pixels = decode(path).pixels
     assert pixels.shape == (48, 64, 3) and pixels.dtype == np.uint8
     if mode == "1":
         assert set(np.unique(pixels)) == {0, 255}

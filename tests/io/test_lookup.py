@@ -25,7 +25,7 @@ class Colors:
     def color(self, b, s):
         import torch
 
-        return torch.from_numpy(decode(self.files[s])[0]).permute(2, 0, 1).float() / 255
+        return torch.from_numpy(decode(self.files[s]).pixels).permute(2, 0, 1).float() / 255
 
 
 @pytest.fixture
@@ -62,6 +62,6 @@ def test_a_set_that_was_read(folder: Path) -> None:
         for orientation in range(1, 9):
             pixels, number = find(f"{orientation}.png")
             assert number == orientation
-            np.testing.assert_array_equal(pixels, decode(folder / f"{orientation}.png")[0])
+            np.testing.assert_array_equal(pixels, decode(folder / f"{orientation}.png").pixels)
         assert find("other.png") is None
     assert photographs_of(dataclasses.replace(images, originals=None))("1.png") is None

@@ -1,5 +1,6 @@
 """What a user may give for the photographs of a scene, and what their names become."""
 
+import json
 import os
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def test_list_files(folder: Path, tmp_path: Path) -> None:
     assert found.names == ("right/a 2.jpg", "a 10.jpg", "left/写真 1.bmp") and found.root == folder
     (tmp_path / "absolute.txt").write_text(f"{folder}/left/写真 1.bmp\n{folder}/left/deep/b.webp\n")
     assert names(tmp_path / "absolute.txt") == ("写真 1.bmp", "deep/b.webp")
-    for content, said in ((b"", "is empty"), (b"a\0b", "no list"), (b"missing.jpg\na 2.jpg", "No such file")):
+    for content, said in ((b"", "is empty"), (b"a\0b", "not a list"), (b"missing.jpg\na 2.jpg", "No such file")):
         (folder / "list.txt").write_bytes(content)
         with pytest.raises(InputError, match=said):
             find_images(folder / "list.txt")
@@ -113,3 +114,72 @@ def test_names_that_are_no_text_are_skipped(folder: Path) -> None:
     found = find_images(folder)
     assert "not UTF-8" in found.skipped[-1].reason or "not UTF-8" in found.skipped[0].reason
     assert {item.name for item in found.skipped} == {"\ufffd.jpg", "raw.nef"} and len(found.names) == 3
+
+
+def picture(path: Path, kind: str = "JPEG") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(len(path.name)).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, kind)
+    return path
+
+
+PHONE = {"a.jfif": "JPEG", "b.jpg_large": "JPEG", "c.gif": "GIF", "d.jp2": "JPEG2000", "e": "PNG", "f.raf": "JPEG",
+         "g.JPG": "WEBP", "h.ppm": "PPM", "i.psd.png": "PNG"}  # fmt: skip
+
+
+def test_whatever_decodes_is_read_however_it_is_given(tmp_path: Path) -> None:
+    files = [picture(tmp_path / name, kind) for name, kind in PHONE.items()]
+    (tmp_path / "list.txt").write_text("\n".join(PHONE))
+    for source in (tmp_path, tmp_path / "*", files, tmp_path / "list.txt"):
+        found = find_images(source)
+        assert set(found.names) == set(PHONE) and found.skipped == (), source
+        assert read_images(found).names[0] == found.names
+
+
+def test_the_rest_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        picture(tmp_path / name)
+    picture(tmp_path / "GX01.THM")
+    picture(tmp_path / "@eaDir" / "a.jpg" / "SYNO.jpg")
+    picture(tmp_path / "raw.dng", "TIFF")  # the thumbnail in it would decode
+    for name in ("x.cr3", "y.jxl", "notes.txt", "GX01.MP4", "GX01.LRV", "BMW.md", "P5.txt"):
+        (tmp_path / name).write_text("BM or P5 alone make no picture")
+    found = find_images(tmp_path, recursive=True)
+    assert found.names == ("a.jpg", "b.jpg")
+    assert {item.name for item in found.skipped} == {"raw.dng", "x.cr3", "y.jxl"}
+    reasons = {item.name: item.reason for item in found.left_out}
+    assert set(reasons) == {"GX01.THM", "notes.txt", "GX01.MP4", "GX01.LRV", "BMW.md", "P5.txt"}
+    assert "video" in reasons["GX01.MP4"] and "thumbnail" in reasons["GX01.THM"]
+    assert "Left out" in caplog.text and "notes.txt" not in {item.name for item in read_images(found).skipped}
+    named = find_images([tmp_path / "a.jpg", tmp_path / "notes.txt"])
+    assert [item.name for item in named.skipped] == ["notes.txt"] and named.left_out == ()
+
+
+def test_a_name_that_begins_as_a_comment(tmp_path: Path) -> None:
+    for name in ("#1.jpg", "a.jpg"):
+        picture(tmp_path / name)
+    (tmp_path / "list.txt").write_text("# all of them\n#1.jpg\na.jpg\n#2.jpg\n#" + 300 * "x")
+    assert names(tmp_path / "list.txt") == ("#1.jpg", "a.jpg")
+
+
+@pytest.mark.parametrize("record", ["report.json", "export.json"])
+def test_results_of_this_tool_are_no_photographs(record: str, tmp_path: Path) -> None:
+    content = {"report.json": {"models": [], "version": "1"}, "export.json": {"written_by": "vggsfm"}}[record]
+    for name in ("a.jpg", "b.jpg", "more/c.jpg", "more/out/overview.png", "more/out/images/a.jpg"):
+        picture(tmp_path / name)
+    (tmp_path / "more" / "out" / record).write_text(json.dumps(content))
+    for source, recursive in ((tmp_path, True), (tmp_path / "**" / "*", False)):
+        found = find_images(source, recursive=recursive)
+        assert set(found.names) == {"a.jpg", "b.jpg", "more/c.jpg"}
+        assert ("more/out", "a result of this tool") in {(item.name, item.reason) for item in found.left_out}
+    assert names(tmp_path / "more" / "out" / "images") == ("a.jpg",)  # given by itself
+    assert names(tmp_path / "more" / "out", recursive=True) == ("images/a.jpg",)
+    (tmp_path / "more" / "out" / record).write_text('{"somebody": "else"}')
+    assert len(names(tmp_path, recursive=True)) == 5
+
+
+def test_a_folder_of_videos_says_so(tmp_path: Path) -> None:
+    (tmp_path / "film.mp4").write_bytes(b"\0\0\0\x20ftypisom")
+    with pytest.raises(InputError, match="No readable image") as failure:
+        read_images(tmp_path)
+    assert "film.mp4 (a video" in failure.value.hint

@@ -2,13 +2,13 @@
 
 import builtins
 import dataclasses
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from films import turned
 from vggsfm_cli.errors import InputError, MissingDependency, UsageError
 from vggsfm_cli.io.video import VideoConfig, extract_frames, is_video, sharpness
 
@@ -41,17 +41,6 @@ def write_video(path: Path, sharp: set[int] | None = None, frames: int = FRAMES)
                 container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)
-    return path
-
-
-def turned(path: Path, matrix: tuple[int, int, int, int]) -> Path:
-    """The film with the matrix in its track header by which players turn it, as phones write it."""
-    data = bytearray(path.read_bytes())
-    place = data.index(b"tkhd") + 4 + 4 + 4 * 5 + 8 + 8  # version and flags, times and numbers, reserved, layer...
-    a, b, c, d = (value * 0x10000 for value in matrix)
-    assert struct.unpack_from(">iii", data, place) == (0x10000, 0, 0)
-    struct.pack_into(">iiiiii", data, place, a, b, 0, c, d, 0)
-    path.write_bytes(data)
     return path
 
 

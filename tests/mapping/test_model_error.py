@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from vggsfm_cli.mapping.mapper import with_model_error
+from vggsfm_cli.mapping.partial import with_model_error
 from vggsfm_cli.synthetic.worlds import WorldConfig, blank_images, make_world, observe
 
 

@@ -12,7 +12,7 @@ from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
 from vggsfm_cli.errors import ReconstructionFailed
 from vggsfm_cli.evaluation.poses import pair_errors
 from vggsfm_cli.geometry import alignment, pose, rotation
-from vggsfm_cli.mapping.finish import colorize, to_reconstruction
+from vggsfm_cli.mapping.output import colorize, to_reconstruction
 from vggsfm_cli.recipes.v2.mapping import V2Mapper, V2MappingOptions, reconstruct_as_v2
 from vggsfm_cli.scene import CameraPriors, Cameras, ImageSet, Reconstruction, Tracks
 from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise

@@ -13,6 +13,7 @@ from vggsfm_cli.errors import ReconstructionFailed, UsageError
 from vggsfm_cli.evaluation.poses import aligned_distances
 from vggsfm_cli.geometry import alignment
 from vggsfm_cli.io.sequence import PhotographSequence
+from vggsfm_cli.mapping.candidates import CandidateConfig
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.scene import Progress
 from vggsfm_cli.sequence import SequenceOptions, reconstruct_sequence
@@ -33,7 +34,8 @@ def options() -> SequenceOptions:
         windows=WindowConfig(size=5, overlap=3, joint_every=2),
         loops=LoopConfig(min_gap=8, max_checks=6),
     )
-    return dataclasses.replace(chosen, mapping=dataclasses.replace(chosen.mapping, max_candidates=1))
+    one = CandidateConfig(max_candidates=1)
+    return dataclasses.replace(chosen, mapping=dataclasses.replace(chosen.mapping, candidates=one))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,6 +9,7 @@ from vggsfm_cli.checkpoints import load_model
 from vggsfm_cli.evaluation.poses import aligned_distances
 from vggsfm_cli.geometry import pose
 from vggsfm_cli.io.sequence import PhotographSequence
+from vggsfm_cli.mapping.candidates import CandidateConfig
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.scene import Reconstruction
 from vggsfm_cli.sequence import SequenceOptions, reconstruct_sequence
@@ -27,7 +28,8 @@ def quick() -> SequenceOptions:
         windows=WindowConfig(size=5, overlap=3, joint_every=2),
         loops=LoopConfig(min_gap=5, max_checks=4),
     )
-    return dataclasses.replace(options, mapping=dataclasses.replace(options.mapping, max_candidates=1))
+    one = CandidateConfig(max_candidates=1)
+    return dataclasses.replace(options, mapping=dataclasses.replace(options.mapping, candidates=one))
 
 
 def error_of(found: Reconstruction, walk: object) -> float:

@@ -210,14 +210,25 @@ def test_local_affinity_survives_wrong_neighbours():
     wrong = torch.rand(200, generator=generator) < 0.3
     target[wrong] = torch.rand(int(wrong.sum()), 2, generator=generator) * 400
     config = StartConfig()
-    predicted, affinity, support = local_affinity(
-        source, target, torch.ones(200, dtype=torch.bool), nearest(source, config.neighbours), config
-    )
+    near = nearest(source, config.neighbours)
+    vote = local_affinity(source, source[near], target[near], torch.ones_like(near, dtype=torch.bool), config)
     truth = source @ linear.T + torch.tensor([30.0, -10.0])
-    good = support > 6
+    good = vote.support > 6
     assert good.float().mean() > 0.7
-    assert (predicted - truth)[good].norm(dim=-1).median() < 1.0
-    assert (affinity[good] - linear).abs().median() < 0.05
+    assert (vote.predicted - truth)[good].norm(dim=-1).median() < 1.0
+    assert (vote.affinity[good] - linear).abs().median() < 0.05
+
+
+def test_a_vote_is_unsure_of_places_that_its_points_do_not_surround():
+    generator = torch.Generator().manual_seed(0)
+    near = torch.rand(1, 12, 2, generator=generator) * 40
+    moved = near + torch.randn(1, 12, 2, generator=generator)
+    trusted = torch.ones(1, 12, dtype=torch.bool)
+    among, beside = (
+        local_affinity(torch.tensor([place]), near, moved, trusted, StartConfig()).deviation
+        for place in ([20.0, 20.0], [120.0, 20.0])
+    )
+    assert among < 3 < beside
 
 
 def test_a_single_query_does_no_harm(tracker, scene):

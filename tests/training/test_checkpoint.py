@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from shift_task import ShiftConfig, ShiftTask
-from vggsfm_cli.errors import InputError
-from vggsfm_cli.training import checkpoint
+from vggsfm_cli.errors import InputError, WriteFailed
 from vggsfm_cli.training.checkpoint import read_checkpoint, write_checkpoint
 from vggsfm_cli.training.config import TrainingConfig
 from vggsfm_cli.training.loop import train
@@ -57,14 +56,14 @@ def test_a_failure_amid_writing_leaves_the_old_checkpoint(
     def full(*arguments: Any) -> None:
         nonlocal calls
         calls += 1
-        save(*arguments)
+        write(*arguments)
         if calls == failing_call:
             raise OSError(28, "No space left on device")
 
-    save = torch.save
-    monkeypatch.setattr(checkpoint.torch, "save", full)
+    write = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", full)
     changed = {**STATE, "weights": {"a.b": torch.ones(2)}}
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(WriteFailed, match="No space"):
         write_checkpoint(path, changed, 24)
     assert equal(read_checkpoint(path), STATE) and not list(tmp_path.glob(".*"))
     monkeypatch.undo()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from example_model import example_model
 from report_page import Page, digest, numbers
-from vggsfm_cli.errors import InputError
+from vggsfm_cli.errors import InputError, WriteFailed
 from vggsfm_cli.scene import Reconstruction
 from vggsfm_cli.visualization.report import HtmlReportConfig, render_html_report, save_html_report
 from vggsfm_cli.visualization.report.pictures import reduced_pictures
@@ -219,5 +219,5 @@ def test_the_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         save_html_report([dataclasses.replace(model, names=())], out, title="test")
     assert out.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["report.html"]
-    with pytest.raises(InputError, match="Cannot write"):
+    with pytest.raises(WriteFailed, match="Cannot write"):
         save_html_report([model], tmp_path / "no" / "report.html", title="test")

@@ -1,5 +1,6 @@
 """Workers as processes of this machine: one that is killed takes nothing with it but its scene."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -128,6 +129,7 @@ def _interrupts_blocked() -> Iterator[None]:
 def _serve(connection: Connection, setup: WorkerSetup, index: int) -> None:
     """The life of a worker process."""
     signal.signal(signal.SIGTERM, _leave)
+    _end_with_parent()
     threading.Thread(target=_die_with_parent, name="parent watch", daemon=True).start()
     worker = ProcessWorker(setup, index)
     with suppress(EOFError, OSError):
@@ -141,7 +143,19 @@ def _leave(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
+PR_SET_PDEATHSIG = 1
+"""Of Linux: the signal that a process gets when the thread that started it ends."""
+
+
+def _end_with_parent() -> None:
+    """Let the system kill this process when its parent dies, whatever it computes then; where the system can."""
+    ask = getattr(ctypes.CDLL(None), "prctl", None)
+    if ask is not None:
+        ask(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _die_with_parent() -> None:
+    """The same where the system cannot; it comes when this process lets its threads run."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vggsfm_cli.errors import InputError
+from vggsfm_cli.folders import write_failed
 
 LOCKS_FOLDER = ".locks"
 
@@ -27,14 +28,15 @@ def scene_lock(out: Path, name: str) -> Iterator[bool]:
         Whether it is ours; False if another process has it.
 
     Raises:
-        InputError: the disk refuses, or has no locks.
+        WriteFailed: the disk refuses.
+        InputError: it has no locks.
     """
     path = out / LOCKS_FOLDER / hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise InputError(f"Cannot write to {str(out)!r}: {error.strerror}.", "Choose another --out.") from error
+        raise write_failed(out, error) from error
     try:
         yield _take(descriptor, out)
     finally:

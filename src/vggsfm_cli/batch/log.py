@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from vggsfm_cli.batch.outcome import Outcome
-from vggsfm_cli.errors import InputError
+from vggsfm_cli.folders import write_failed
 
 
 class ResultsLog:
@@ -25,7 +25,7 @@ class ResultsLog:
             Whether the line is new.
 
         Raises:
-            InputError: the disk refuses.
+            WriteFailed: the disk refuses.
         """
         key = (outcome.attempt, outcome.status)
         try:
@@ -40,8 +40,7 @@ class ResultsLog:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            hint = "Is the disk full or read-only?"
-            raise InputError(f"Cannot write {str(self._path)!r}: {error.strerror}.", hint) from error
+            raise write_failed(self._path, error) from error
         self._known.add(key)
         return True
 

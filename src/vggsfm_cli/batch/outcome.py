@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vggsfm_cli.batch.fingerprint import Stamps
+from vggsfm_cli.reading import read_text
 
 REPORT_FILE = "report.json"
 RECORD_KEY = "batch"
@@ -107,7 +108,7 @@ class Finished:
 def read_finished(folder: Path) -> Finished | None:
     """The result in the folder of a scene; None if there is none, or no batch made it."""
     try:
-        report = json.loads((folder / REPORT_FILE).read_text())
+        report = json.loads(read_text(folder / REPORT_FILE))
         figures_of(report)
         return Finished(report=report, **report[RECORD_KEY]) if (folder / "0").is_dir() else None
     except (OSError, ValueError, LookupError, TypeError):  # none, or not as this version writes it

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from vggsfm_cli.errors import InputError, UsageError
-from vggsfm_cli.io.sources import SUFFIXES, UNREAD_SUFFIXES
+from vggsfm_cli.io.kinds import is_photograph
+from vggsfm_cli.io.sources import is_result
+from vggsfm_cli.reading import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +82,9 @@ def _below(folder: Path, root: Path, seen: set[Path]) -> Iterator[Scene]:
         if path.name.startswith(".") or not path.is_dir() or path.resolve() in seen or (path / RESULTS_FILE).exists():
             continue
         seen.add(path.resolve())
+        if is_result(path):
+            logger.warning("%s is a result of this tool: not a scene", path)
+            continue
         name = path.relative_to(root).as_posix()
         if (path / IMAGES_FOLDER).is_dir():
             yield Scene(name=name, images=path / IMAGES_FOLDER)
@@ -99,12 +104,12 @@ def _has_photographs(folder: Path) -> bool:
 
 
 def _is_photograph(path: Path) -> bool:
-    return path.suffix.lower() in (*SUFFIXES, *UNREAD_SUFFIXES) and not path.name.startswith(".") and path.is_file()
+    return not path.name.startswith(".") and path.is_file() and is_photograph(path)
 
 
 def _listed(file: Path) -> list[Path]:
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in read_text(file).splitlines()]
     except UnicodeDecodeError as error:
         hint = "Give a folder of scenes, a text file with folders, or a pattern."
         raise UsageError(f"{str(file)!r} is not a text file.", hint) from error
@@ -154,7 +159,7 @@ def choose_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
         return _slurm_shard(environment)
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise UsageError(f"{text!r} is no shard.", "Shards are counted from 1: --shard 1/4 to --shard 4/4, or auto.")
+        raise UsageError(f"{text!r} is not a shard.", "Shards are counted from 1: --shard 1/4 to --shard 4/4, or auto.")
     return int(match[1]), int(match[2])
 
 

@@ -90,7 +90,7 @@ def cluster_size(*, with_gpus: bool) -> tuple[int, int]:
 
 
 class RayPool:
-    """Warm actors, one a share of the cluster; a lost one is replaced by another, wherever there is room."""
+    """Warm actors, one per share of the cluster; a lost one is replaced by another, wherever there is room."""
 
     def __init__(self, setup: WorkerSetup, share: WorkerShare) -> None:
         import ray

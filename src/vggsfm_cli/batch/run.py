@@ -16,6 +16,7 @@ from vggsfm_cli.batch.outcome import Outcome, read_finished
 from vggsfm_cli.batch.plan import RESULTS_FILE, Scene
 from vggsfm_cli.batch.worker import WorkerSetup, kept_outcome
 from vggsfm_cli.errors import InputError
+from vggsfm_cli.folders import write_failed
 
 logger = logging.getLogger(__name__)
 
@@ -79,12 +80,12 @@ def run_batch(
         The final outcome of each scene, in their order.
 
     Raises:
-        InputError: the batch's folder or its ``results.jsonl`` cannot be written to.
+        WriteFailed: the batch's folder or its ``results.jsonl`` cannot be written to.
     """
     try:
         setup.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"Cannot write to {str(setup.out)!r}: {error.strerror}.", "Choose another --out.") from error
+        raise write_failed(setup.out, error) from error
     log = ResultsLog(setup.out / RESULTS_FILE)
     final: dict[str, Outcome] = {}
 

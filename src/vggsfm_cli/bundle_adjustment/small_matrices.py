@@ -18,7 +18,7 @@ def products(by_point: Float[Tensor, "F 3 2 n"], residual: Float[Tensor, "F 2 n"
     return parts[:, :, 0] + parts[:, :, 1]
 
 
-def inverse_cholesky(matrix: Float[Tensor, "6 K"]) -> Float[Tensor, "6 K"]:
+def inverse_cholesky(matrix: Float[Tensor, "6 *K"]) -> Float[Tensor, "6 *K"]:
     """The lower triangular ``F`` with ``F^T F`` the inverse; finite for singular matrices."""
     tiny = 1e-150 if matrix.dtype == torch.float64 else 1e-18
     a00, a10, a20, a11, a21, a22 = matrix.unbind(0)
@@ -33,8 +33,8 @@ def inverse_cholesky(matrix: Float[Tensor, "6 K"]) -> Float[Tensor, "6 K"]:
     return torch.stack([i00, i10, torch.addcmul(l20 * i00, l21, i10) * n22, i11, l21 * i11 * n22, i22])
 
 
-def times(root: Float[Tensor, "6 K"], vector: Float[Tensor, "3 K"]) -> Float[Tensor, "3 K"]:
-    """``F v`` with ``F`` lower triangular."""
+def times(root: Float[Tensor, "6 *#K"], vector: Float[Tensor, "3 *#K"]) -> Float[Tensor, "3 *#K"]:
+    """``F v`` with ``F`` lower triangular; batch axes broadcast."""
     i00, i10, i20, i11, i21, i22 = root.unbind(0)
     x, y, z = vector.unbind(0)
     return torch.stack([i00 * x, torch.addcmul(i10 * x, i11, y), torch.addcmul(i20 * x + i21 * y, i22, z)])

@@ -5,6 +5,7 @@ the one that explains more observations wins.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +22,7 @@ from vggsfm_cli.camera_estimation.star import (
     grow_star,
     star_tracks,
 )
-from vggsfm_cli.camera_estimation.sweep import Start, SweepConfig, sweep_focals
+from vggsfm_cli.camera_estimation.sweep import InitialPair, SweepConfig, sweep_focals
 from vggsfm_cli.camera_estimation.view_graph import (
     Pair,
     ViewGraph,
@@ -62,9 +63,12 @@ class PreliminaryCameraEstimator(CameraEstimator):
         self.config = config
 
     @torch.no_grad()
-    def forward(self, images: ImageSet, tracks: Tracks) -> Cameras:
+    def forward(self, images: ImageSet, tracks: Tracks, graphs: Sequence[ViewGraph] | None = None) -> Cameras:
         """Cameras of all frames; frames that could not be placed have ``registered`` False."""
-        scenes = [self._scene(one_scene(images, b), tracks.scene(b)) for b in range(tracks.xy.shape[0])]
+        batch = [one_scene(images, b) for b in range(tracks.xy.shape[0])]
+        if graphs is None:
+            graphs = [build_view_graph(one, tracks.scene(b), self.config.view_graph) for b, one in enumerate(batch)]
+        scenes = [self._scene(one, graph) for one, graph in zip(batch, graphs, strict=True)]
         like = tracks.xy
         return Cameras(
             cam_from_world=torch.cat([c.cam_from_world for c in scenes]).to(like),
@@ -74,8 +78,7 @@ class PreliminaryCameraEstimator(CameraEstimator):
             registered=torch.cat([c.registered for c in scenes]).to(like.device),
         )
 
-    def _scene(self, images: ImageSet, tracks: Tracks) -> Cameras:
-        graph = build_view_graph(images, tracks, self.config.view_graph)
+    def _scene(self, images: ImageSet, graph: ViewGraph) -> Cameras:
         params = vote_focal(images, graph, self.config.focal)[0]
         cameras = cameras_without_poses(images, params)
         components = graph.components()
@@ -89,7 +92,7 @@ class PreliminaryCameraEstimator(CameraEstimator):
 
     def averaged(self, images: ImageSet, graph: ViewGraph, cameras: Cameras, frames: list[int]) -> Cameras | None:
         """Poses of ``frames`` by rotation averaging and global positioning; None where that fails."""
-        pairs = [pair for pair in graph.pairs if pair.frame1 in frames and pair.frame2 in frames]
+        pairs = graph.among(frames)
         physical = physical_cameras(images, cameras)
         edges = [
             RelativeEdge(
@@ -101,9 +104,7 @@ class PreliminaryCameraEstimator(CameraEstimator):
             for posed in relative_poses(graph, cameras, physical, _strongest(pairs, frames, self.config.max_edges))
         ]
         tracks = star_tracks(graph, cameras, self.config.star)
-        found = estimators.average_poses(
-            physical, edges, tracks.xy.numpy(), tracks.seen.numpy(), self.config.view_graph.ransac
-        )
+        found = estimators.average_poses(physical, edges, tracks.xy.numpy(), tracks.seen.numpy(), graph.config.ransac)
         if found is None:
             return None
         registered = torch.from_numpy(found.registered) & torch.isin(
@@ -115,7 +116,7 @@ class PreliminaryCameraEstimator(CameraEstimator):
 
     def seeds(self, graph: ViewGraph, cameras: Cameras, frames: list[int]) -> list[Pair]:
         """Pairs to start from, the best first: many correspondences, wide baseline, not planar."""
-        pairs = [pair for pair in graph.pairs if pair.frame1 in frames and pair.frame2 in frames]
+        pairs = graph.among(frames)
         if not pairs:
             return []
         in_front, angle = self._quick_points(graph, cameras, pairs)
@@ -151,18 +152,18 @@ class PreliminaryCameraEstimator(CameraEstimator):
         """Poses of all frames that can be reached from one pair; None where the pair fails."""
         return grow_star(images, graph, cameras, seed, self.config.star)
 
-    def starts(self, images: ImageSet, graph: ViewGraph, frames: list[int]) -> list[Start]:
+    def initial_pairs(self, images: ImageSet, graph: ViewGraph, frames: list[int]) -> list[InitialPair]:
         """Focal lengths and pairs of ``frames`` that a model can grow from, the most promising first."""
         sweep = self.config.sweep
         small = dataclasses.replace(self.config.star, max_tracks=sweep.tracks, max_frames=sweep.frames)
 
-        def grow(params: Float[Tensor, "C P"]) -> list[Start]:
+        def grow(params: Float[Tensor, "C P"]) -> list[InitialPair]:
             cameras = cameras_without_poses(images, params)
             found = []
             for pair in self.seeds(graph, cameras, frames)[: sweep.seeds]:
                 star = grow_star(images, graph, cameras, pair, small, frames)
                 if star is not None:
-                    found.append(Start(params=params, pair=pair, worth=explained(graph, star, small, pair)))
+                    found.append(InitialPair(params=params, pair=pair, worth=explained(graph, star, small, pair)))
             return found
 
         return sweep_focals(images, vote_focal(images, graph, self.config.focal), grow, sweep)

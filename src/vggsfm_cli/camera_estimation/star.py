@@ -11,7 +11,7 @@ from torch import Tensor
 from vggsfm_cli.camera_estimation.view_graph import Pair, PosedPair, ViewGraph, physical_cameras, relative_poses
 from vggsfm_cli.colmap import estimators
 from vggsfm_cli.geometry import camera as camera_models
-from vggsfm_cli.geometry import pose, triangulate
+from vggsfm_cli.geometry import consensus, pose, triangulate
 from vggsfm_cli.scene import Cameras, ImageSet
 
 
@@ -165,7 +165,6 @@ def camera_matrices(cameras: Cameras) -> Float[Tensor, "S 3 3"]:
 
 
 def explained(graph: ViewGraph, cameras: Cameras, config: StarConfig, seed: Pair | None = None) -> float:
-    """How much cameras explain: two per inlier observation, less as its error grows, minus three per point."""
+    """How much cameras explain of the tracks that a star is grown on."""
     points = consensus_points(cameras, star_tracks(graph, cameras, config, seed))
-    gain = torch.where(points.inliers, 2 * (1 - points.error.square()), torch.zeros_like(points.error)).sum(0) - 3
-    return float(gain.clamp_min(0).sum())
+    return consensus.explained(points.error, points.inliers)

@@ -37,8 +37,8 @@ class SweepConfig:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Start:
-    """Where a model may grow from.
+class InitialPair:
+    """Two frames that a reconstruction may grow from, with the lenses to begin with.
 
     Attributes:
         params: parameters of all cameras.
@@ -51,14 +51,14 @@ class Start:
     worth: float
 
 
-Trial = Callable[[Float[Tensor, "C P"]], list[Start]]
+Trial = Callable[[Float[Tensor, "C P"]], list[InitialPair]]
 """Grows stars with these camera parameters and says what came of each."""
 
 
 def sweep_focals(
     images: ImageSet, hypotheses: list[Float[Tensor, "C P"]], grow: Trial, config: SweepConfig
-) -> list[Start]:
-    """Starts with distinct focal lengths, those that explain most first.
+) -> list[InitialPair]:
+    """Initial pairs with distinct focal lengths, those that explain most first.
 
     Args:
         images: sizes, and which focal lengths are known.
@@ -82,17 +82,17 @@ def sweep_focals(
             for focal in grid
         ]
 
-    def try_out(params: Float[Tensor, "C P"]) -> list[Start]:
+    def try_out(params: Float[Tensor, "C P"]) -> list[InitialPair]:
         belief = _belief(images, params, unknown)
-        return [dataclasses.replace(start, worth=belief * start.worth) for start in grow(params)]
+        return [dataclasses.replace(first, worth=belief * first.worth) for first in grow(params)]
 
-    starts = [start for found in map_threads(try_out, settings) for start in found]
-    for _ in range(config.halvings if unknown and starts else 0):
+    pairs = [first for found in map_threads(try_out, settings) for first in found]
+    for _ in range(config.halvings if unknown and pairs else 0):
         step = step**0.5
-        best = max(starts, key=lambda start: start.worth)
+        best = max(pairs, key=lambda first: first.worth)
         near = [scaled(images.priors.models, best.params, unknown, factor) for factor in (1 / step, step)]
-        starts += [start for found in map_threads(try_out, near) for start in found]
-    return _distinct(sorted(starts, key=lambda start: -start.worth), images, config)
+        pairs += [first for found in map_threads(try_out, near) for first in found]
+    return _distinct(sorted(pairs, key=lambda first: -first.worth), images, config)
 
 
 def scaled(
@@ -117,7 +117,7 @@ def _relative_focal(images: ImageSet, params: Float[Tensor, "C P"], cameras: lis
 
 
 def _belief(images: ImageSet, params: Float[Tensor, "C P"], cameras: list[int]) -> float:
-    """How far to believe several focal lengths before looking at the views: 1 at the prior, with long tails.
+    """Prior weight of several focal lengths: 1 at the prior, with long tails.
 
     Cameras that each have a focal length of their own can all get longer together and explain ever a little more. A
     single one that all frames share cannot, and is left to the views.
@@ -137,14 +137,14 @@ def _belief(images: ImageSet, params: Float[Tensor, "C P"], cameras: list[int]) 
     return 1 / (1 + 0.25 * sum(squares) / max(len(squares), 1))
 
 
-def _distinct(starts: list[Start], images: ImageSet, config: SweepConfig) -> list[Start]:
-    kept: list[Start] = []
-    for start in starts:
-        focal = _focals(images, start)
+def _distinct(pairs: list[InitialPair], images: ImageSet, config: SweepConfig) -> list[InitialPair]:
+    kept: list[InitialPair] = []
+    for first in pairs:
+        focal = _focals(images, first)
         if all(float((focal / _focals(images, other)).log().abs().max()) > config.distinct for other in kept):
-            kept.append(start)
+            kept.append(first)
     return kept[: config.max_starts]
 
 
-def _focals(images: ImageSet, start: Start) -> Float[Tensor, " C"]:
-    return torch.stack([camera_models.focal(m, start.params[c]) for c, m in enumerate(images.priors.models)])
+def _focals(images: ImageSet, first: InitialPair) -> Float[Tensor, " C"]:
+    return torch.stack([camera_models.focal(m, first.params[c]) for c, m in enumerate(images.priors.models)])

@@ -8,6 +8,7 @@ own. To the eight numbers of the paper a radial distortion is added, without whi
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from vggsfm_cli.camera_estimation.interface import CameraEstimator
 from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
+from vggsfm_cli.camera_estimation.view_graph import ViewGraph
 from vggsfm_cli.camera_estimation.views import Agreement, CameraState, TrackViews, agreement, moved, normalized
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import pose, rotation
@@ -125,10 +127,10 @@ class CameraTransformer(CameraEstimator):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, images: ImageSet, tracks: Tracks) -> Cameras:
+    def forward(self, images: ImageSet, tracks: Tracks, graphs: Sequence[ViewGraph] | None = None) -> Cameras:
         """Cameras of all frames; registered are those that enough of their observations agree with."""
         with torch.no_grad():
-            start = self.preliminary(images, tracks)
+            start = self.preliminary(images, tracks, graphs)
             chosen = best_tracks(tracks, self.config.max_tracks)
         views, state = views_of(images, chosen, start)
         pictures = thumbnails(images, self.config.thumbnail)

@@ -4,7 +4,8 @@ The graph is built without calibration (fundamental matrices), so it serves the 
 ``relative_poses`` then measures the edges again with cameras.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from vggsfm_cli.colmap import estimators
 from vggsfm_cli.colmap.estimators import PhysicalCamera, RansacConfig
 from vggsfm_cli.geometry import triangulate
-from vggsfm_cli.scene import Cameras, ImageSet, Tracks
+from vggsfm_cli.scene import VISIBLE, Cameras, ImageSet, Tracks
 from vggsfm_cli.threads import map_threads
 
 
@@ -22,7 +23,7 @@ from vggsfm_cli.threads import map_threads
 class ViewGraphConfig:
     """Which pairs of frames are looked at, and what counts as agreement."""
 
-    min_visibility: float = 0.5
+    min_visibility: float = VISIBLE
     min_shared: int = 20  # tracks that both frames see
     min_inliers: int = 15
     min_inlier_ratio: float = 0.2
@@ -31,6 +32,10 @@ class ViewGraphConfig:
     max_error_px: float = 2.0  # network pixels
     planar_ratio: float = 0.8  # homography inliers over epipolar inliers from which a pair tells nothing of the focal
     ransac: RansacConfig = field(default_factory=lambda: RansacConfig(confidence=0.999, max_trials=5000))
+
+    def seeded(self, seed: int) -> "ViewGraphConfig":
+        """The same with this seed of RANSAC."""
+        return replace(self, ransac=replace(self.ransac, seed=seed))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,7 +96,7 @@ class ViewGraph:
         seen: observations that count.
         scale: stored pixels per network pixel, frame by frame.
         pairs: verified pairs, those with most support first.
-        config: what it was built with.
+        config: what it was built with; whatever is estimated from it later takes its RANSAC.
     """
 
     xy: Float[np.ndarray, "S N 2"]
@@ -112,6 +117,10 @@ class ViewGraph:
         connected = [frames for frames in members.values() if len(frames) > 1]
         seen = self.seen.sum(1)
         return sorted(connected, key=lambda frames: (-len(frames), -int(seen[frames].sum())))
+
+    def among(self, frames: Sequence[int]) -> list[Pair]:
+        """Pairs of which both frames are given."""
+        return [pair for pair in self.pairs if pair.frame1 in frames and pair.frame2 in frames]
 
     def max_error_px(self, pair: Pair) -> float:
         """Threshold of a pair in stored pixels."""

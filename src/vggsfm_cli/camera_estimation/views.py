@@ -1,5 +1,7 @@
 """Tracks as rays of cameras whose poses and lenses are being sought: residuals, points, and where they push.
 
+Residuals and their derivatives are those of bundle adjustment, for all frames of all scenes at once.
+
 Lengths in pictures are in half long sides of each frame ("halves"), so that nothing depends on the resolution; focal
 lengths too. Everything is batched over scenes and differentiable in the tracks.
 """
@@ -10,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vggsfm_cli.bundle_adjustment.residual import POSE, Rows, linearize_rows, residual_rows
+from vggsfm_cli.bundle_adjustment.small_matrices import DIAGONAL, inverse_cholesky, products, times
 from vggsfm_cli.geometry import pose, rotation, triangulate
 from vggsfm_cli.scene import TensorRecord
 
@@ -25,6 +29,15 @@ RADIAL_SPREAD = 0.1
 UNBENDING = 6
 """Iterations to undo it."""
 
+MODEL = "SIMPLE_RADIAL"
+"""Of all cameras here; its principal point is zero."""
+
+COORDINATES = (*range(POSE), POSE, POSE + 3)
+"""What moves: the pose, the focal length and the distortion, as ``residual.linearize_rows`` counts them."""
+
+MOST_MISS = 4.0
+"""Residuals are held below this, halves."""
+
 MIN_DEPTH = 1e-3
 """Of points, in median depths; nearer ones and those behind a camera do not count."""
 
@@ -35,7 +48,7 @@ class TrackViews(TensorRecord):
 
     Attributes:
         xy: less the principal point, halves.
-        weight: how far each observation is believed, 0 to 1.
+        weight: weight of each observation, 0 to 1.
         deviation: of ``xy``, halves.
         same_camera: weights that average over the frames of one physical camera.
         log_focal: what is expected of the focal length, in halves, before anything is seen.
@@ -126,25 +139,44 @@ def agreement(state: CameraState, views: TrackViews) -> Agreement:
     """Points, residuals and pushes; the second of two triangulations leaves out what does not fit the first."""
     weight = views.weight
     for last in (False, True):
-        _, xyz_cam = _points(state, views, weight)
-        residual, in_front = _residual(state, views, xyz_cam)
+        xyz_world, xyz_cam = _points(state, views, weight)
+        in_front = xyz_cam[..., 2] > MIN_DEPTH
+        missed = residual_rows(_rows(state, views, xyz_world, torch.ones_like(weight))).mT.unflatten(
+            0, views.weight.shape[:2]
+        )
+        residual = torch.where(in_front[..., None], missed, torch.zeros_like(missed)).clamp(-MOST_MISS, MOST_MISS)
         length = residual.norm(dim=-1)
         scale = _scale(length, views.weight * in_front)
         weight = views.weight * in_front / (1 + (length / scale[:, None, None]).square()).square()
         if not last:
             weight = weight.detach()
-    alone, together = _steps(state, views, xyz_cam, residual, weight)
+    alone, together = _steps(state, views, xyz_world, residual, weight)
     return Agreement(xyz_cam=xyz_cam, residual=residual, weight=weight, alone=alone, together=together)
 
 
-def _residual(state: CameraState, views: TrackViews, xyz_cam: Tensor) -> tuple[Tensor, Tensor]:
-    in_front = xyz_cam[..., 2] > MIN_DEPTH
-    depth = torch.where(in_front, xyz_cam[..., 2], torch.ones_like(xyz_cam[..., 2]))
-    uv = xyz_cam[..., :2] / depth[..., None]
-    bend = 1 + state.radial[..., None, None] * uv.square().sum(-1, keepdim=True)
-    projected = uv * bend.clamp(0.5, 2.0) * state.log_focal.exp()[..., None, None]
-    residual = torch.where(in_front[..., None], projected - views.xy, torch.zeros_like(views.xy))
-    return residual.clamp(-4, 4), in_front.to(residual)
+def _rows(
+    state: CameraState, views: TrackViews, xyz_world: Float[Tensor, "B N 3"], root: Float[Tensor, "B S N"]
+) -> Rows:
+    """The observations as bundle adjustment takes them, a row for each frame of each scene.
+
+    Args:
+        state: cameras.
+        views: observations.
+        xyz_world: points.
+        root: weight of the residuals.
+    """
+    batch, frames, count = views.weight.shape
+    root = root.flatten(0, 1)
+    zero = torch.zeros_like(root)
+    lens = torch.zeros_like(state.log_focal)
+    return Rows(
+        model=MODEL,
+        cam_from_world=state.cam_from_world.flatten(0, 1),
+        params=torch.stack([state.log_focal.exp(), lens, lens, state.radial], -1).flatten(0, 1),
+        xyz_world=xyz_world.mT[:, None].expand(batch, frames, 3, count).flatten(0, 1),
+        xy=views.xy.flatten(0, 1).mT,
+        whitening=torch.stack([root, zero, zero, root], 1).unflatten(1, (2, 2)),
+    )
 
 
 def _scale(length: Float[Tensor, "B S N"], weight: Float[Tensor, "B S N"]) -> Float[Tensor, " B"]:
@@ -154,45 +186,40 @@ def _scale(length: Float[Tensor, "B S N"], weight: Float[Tensor, "B S N"]) -> Fl
 
 
 def _steps(
-    state: CameraState, views: TrackViews, xyz_cam: Tensor, residual: Tensor, weight: Tensor
+    state: CameraState, views: TrackViews, xyz_world: Tensor, residual: Tensor, weight: Tensor
 ) -> tuple[Float[Tensor, "B S 8"], Float[Tensor, "B S 8"]]:
     """The normal equations from which the points are eliminated, solved frame by frame and as a whole."""
-    by_camera, by_translation = _slopes(state, xyz_cam)
-    by_point = by_translation @ state.cam_from_world[:, :, None, :, :3]
-    trust = (weight * _trust(views))[..., None, None]
-    camera_block = ((by_camera * trust).flatten(2, 3).mT) @ by_camera.flatten(2, 3)
-    gradient = ((by_camera * trust).flatten(2, 3) * residual.flatten(2, 3)[..., None]).sum(2)
+    batch, frames, _ = weight.shape
+    trust = weight * _trust(views)
+    counts = trust > 0  # the root has no slope at zero
+    root = torch.where(counts, torch.where(counts, trust, torch.ones_like(trust)).sqrt(), torch.zeros_like(trust))
+    at = linearize_rows(_rows(state, views, xyz_world, root), COORDINATES)
+    # the lens is told by the logarithm of its focal length
+    focal = state.log_focal.exp().flatten()[:, None, None]
+    by_camera = torch.cat([at.columns[:, :6], at.columns[:, 6:7] * focal[..., None], at.columns[:, 7:8]], 1)
+    error = (residual * root[..., None]).flatten(0, 1).mT
+    flat = by_camera.flatten(2)
+    camera_block = (flat @ flat.mT).unflatten(0, (batch, frames))
+    gradient = (flat @ error.flatten(1)[..., None])[..., 0].unflatten(0, (batch, frames))
     camera_block, gradient = _with_priors(state, views, camera_block, gradient)
-    mixed = (by_camera * trust).mT @ by_point
-    point_block = ((by_point * trust).mT @ by_point).sum(1)
-    largest = point_block.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None].clamp(min=1e-12)
-    inverse = torch.linalg.inv_ex(point_block / largest + 1e-6 * torch.eye(3).to(point_block))[0] / largest
+    points = products(at.by_point, error).unflatten(0, (batch, frames)).sum(1)
+    block, pull = points[:, :6].movedim(1, 0), points[:, 6:].movedim(1, 0)
+    diagonal = torch.tensor(DIAGONAL, device=block.device)
+    largest = block[diagonal].amax(0).clamp(min=1e-12)
+    inverse = inverse_cholesky(block.index_add(0, diagonal, (1e-6 * largest).expand(3, -1, -1)))
     # the points follow: M M^T is what they take away
-    followed = (mixed @ torch.linalg.cholesky_ex(inverse)[0][:, None]).permute(0, 1, 3, 2, 4).flatten(3)
-    pull = ((by_point * trust).mT @ residual[..., None]).sum(1)
-    gradient = gradient - (mixed @ (inverse @ pull)[:, None])[..., 0].sum(2)
-    diagonal = camera_block.diagonal(dim1=-2, dim2=-1)
-    damping = DAMPING * diagonal + 1e-6 * diagonal.amax(-1, keepdim=True) + 1e-3
+    mixed = (by_camera[:, :, None, 0] * at.by_point[:, None, :, 0]) + (
+        by_camera[:, :, None, 1] * at.by_point[:, None, :, 1]
+    )
+    mixed = mixed.unflatten(0, (batch, frames)).movedim(3, 0)
+    followed = times(inverse[:, :, None, None], mixed)
+    gradient = gradient - (followed * times(inverse, pull)[:, :, None, None]).sum((0, -1))
+    followed = followed.movedim(0, -2).flatten(3)
+    on_diagonal = camera_block.diagonal(dim1=-2, dim2=-1)
+    damping = DAMPING * on_diagonal + 1e-6 * on_diagonal.amax(-1, keepdim=True) + 1e-3
     reduced = camera_block - followed @ followed.mT + torch.diag_embed(damping)
     alone = -torch.linalg.solve_ex(reduced, gradient[..., None])[0][..., 0]
     return _bounded(alone), _bounded(_together(views, camera_block, followed, damping, gradient))
-
-
-def _slopes(state: CameraState, xyz_cam: Tensor) -> tuple[Float[Tensor, "B S N 2 8"], Float[Tensor, "B S N 2 3"]]:
-    """Derivatives of the projections with respect to the camera, and to its translation alone."""
-    focal, radial = state.log_focal.exp()[..., None], state.radial[..., None]
-    depth = xyz_cam[..., 2].clamp(min=MIN_DEPTH)
-    u, v = xyz_cam[..., 0] / depth, xyz_cam[..., 1] / depth
-    squared = u * u + v * v
-    bend = (1 + radial * squared).clamp(0.5, 2.0)
-    a, b, c = bend + 2 * radial * u * u, 2 * radial * u * v, bend + 2 * radial * v * v
-    by_ray = torch.stack([torch.stack([a, b], -1), torch.stack([b, c], -1)], -2) * (focal / depth)[..., None, None]
-    zero, one = torch.zeros_like(u), torch.ones_like(u)
-    ray = torch.stack([torch.stack([one, zero, -u], -1), torch.stack([zero, one, -v], -1)], -2)
-    by_translation = by_ray @ ray
-    uv = torch.stack([u, v], -1)[..., None] * focal[..., None, None]
-    lens = [uv * bend[..., None, None], uv * squared[..., None, None]]
-    return torch.cat([-by_translation @ rotation.hat(xyz_cam), by_translation, *lens], -1), by_translation
 
 
 def _with_priors(

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vggsfm_cli.checkpoints.files import CONFIG_FILE, WEIGHTS_FILE, config_to_json
-from vggsfm_cli.errors import InputError, WeightsUnavailable
+from vggsfm_cli.errors import WeightsUnavailable
 from vggsfm_cli.folders import whole_folder
 from vggsfm_cli.recipes.v2 import weights as v2_weights
 
@@ -84,27 +84,20 @@ def convert(file: Path, layout: PublishedLayout, out: Path, source: Mapping[str,
         ``out``.
 
     Raises:
-        WeightsUnavailable: the file cannot be read, holds anything but tensors, or other tensors than ``layout`` says;
-            or ``out`` cannot be written.
+        WeightsUnavailable: the file cannot be read, holds anything but tensors, or other tensors than ``layout`` says.
+        WriteFailed: the disk refuses.
     """
     state = read_published(file)
     check_layout(state, layout.expected, file)
-    try:
-        with whole_folder(out.resolve(), lambda: None) as unfinished:
-            # copies, as safetensors takes no tensors that share their memory; one at a time, as they may be large
-            renamed = {
-                layout.rename[name]: state.pop(name).clone(memory_format=torch.contiguous_format)
-                for name in list(state)
-            }
-            save_file(renamed, unfinished / WEIGHTS_FILE)
-            (unfinished / CONFIG_FILE).write_text(json.dumps(config_to_json(layout.config), indent=2) + "\n")
-            (unfinished / SOURCE_FILE).write_text(json.dumps(dict(source), indent=2) + "\n")
-            (unfinished / WEIGHTS_FILE).chmod(0o644)  # the library writes for the owner alone
-    except InputError as error:
-        raise WeightsUnavailable(
-            f"The converted weights cannot be written to {str(out)!r}: {error.message}",
-            "Free some space, or choose a folder on another disk: --out, or HF_HOME for the cache.",
-        ) from error
+    with whole_folder(out.resolve(), lambda: None) as unfinished:
+        # copies, as safetensors takes no tensors that share their memory; one at a time, as they may be large
+        renamed = {
+            layout.rename[name]: state.pop(name).clone(memory_format=torch.contiguous_format) for name in list(state)
+        }
+        save_file(renamed, unfinished / WEIGHTS_FILE)
+        (unfinished / CONFIG_FILE).write_text(json.dumps(config_to_json(layout.config), indent=2) + "\n")
+        (unfinished / SOURCE_FILE).write_text(json.dumps(dict(source), indent=2) + "\n")
+        (unfinished / WEIGHTS_FILE).chmod(0o644)  # the library writes for the owner alone
     return out
 
 
@@ -128,7 +121,7 @@ def read_published(file: Path) -> dict[str, Tensor]:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise WeightsUnavailable(
-            f"{str(file)!r} is truncated or no file of torch: {_first_sentence(error)}", WRONG_FILE
+            f"{str(file)!r} is truncated or not a file of torch: {_first_sentence(error)}", WRONG_FILE
         ) from error
     if not isinstance(state, dict):
         raise WeightsUnavailable(f"{str(file)!r} holds a {type(state).__name__}, not named tensors.", WRONG_FILE)

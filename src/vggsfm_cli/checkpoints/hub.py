@@ -19,7 +19,7 @@ from huggingface_hub import constants, errors, file_download
 from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
 
 from vggsfm_cli.checkpoints.registry import HubFile
-from vggsfm_cli.errors import WeightsUnavailable
+from vggsfm_cli.errors import WeightsUnavailable, WriteFailed
 from vggsfm_cli.scene import Progress, ProgressCallback, silent
 
 MEGABYTE = 2**20
@@ -69,7 +69,8 @@ def fetch(source: HubFile, *, offline: bool = False, progress: ProgressCallback 
 
     Raises:
         WeightsUnavailable: it is not cached and the network may not be used; or the Hub does not have it, does not
-            answer or sends something else; or the disk is full.
+            answer or sends something else.
+        WriteFailed: the disk is full.
     """
     if (cached := find_cached(source)) is not None:
         return cached
@@ -141,8 +142,8 @@ def _check_space(source: HubFile, folder: Path, needed: int) -> None:
         raise _disk_full(source, f" ({needed / MEGABYTE:.0f} MB are needed, {free / MEGABYTE:.0f} MB are free)")
 
 
-def _disk_full(source: HubFile, counts: str = "") -> WeightsUnavailable:
-    return WeightsUnavailable(
+def _disk_full(source: HubFile, counts: str = "") -> WriteFailed:
+    return WriteFailed(
         f"The disk has no room for {source.file}{counts}.",
         f"Free some space below {constants.HF_HUB_CACHE!r}, or set HF_HOME to a folder on another disk.",
     )
@@ -204,7 +205,7 @@ def _explained(source: HubFile) -> Iterator[None]:
         raise _network_failure(source, error) or error from error
 
 
-def _network_failure(source: HubFile, error: Exception) -> WeightsUnavailable | None:
+def _network_failure(source: HubFile, error: Exception) -> WeightsUnavailable | WriteFailed | None:
     """A sentence on a failure of network or disk; None if it is something else.
 
     The HTTP client differs between versions of huggingface_hub, so its exceptions are known by name.
@@ -224,7 +225,7 @@ def _network_failure(source: HubFile, error: Exception) -> WeightsUnavailable | 
     if "TimeoutException" in kinds or isinstance(error, TimeoutError):
         return WeightsUnavailable(
             f"{constants.ENDPOINT} did not answer in time.",
-            f"Check the network; HF_HUB_DOWNLOAD_TIMEOUT sets the patience in seconds. {retry}",
+            f"Check the network; HF_HUB_DOWNLOAD_TIMEOUT sets the time limit in seconds. {retry}",
         )
     if kinds & {"TransportError", "RequestError", "ConnectionError"}:
         return WeightsUnavailable(

@@ -19,30 +19,42 @@ Refinable = Literal["focal", "principal-point", "distortion", "poses", "points"]
 
 
 def adjust(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, or a folder of models: then its 0.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Model folder, or a folder of models, of which 0 is used.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to create; the adjusted model goes to DIR/0.", metavar="DIR")],
     adjuster: Annotated[
-        Adjuster, typer.Option(help="Who solves it: ours, Theseus (an extra), or Ceres by pycolmap.")
+        Adjuster,
+        typer.Option(
+            help="Solver: schur is part of this tool, theseus an optional package, ceres comes with pycolmap."
+        ),
     ] = "schur",
     refine: Annotated[
-        str, typer.Option(help=f"What may change, with commas between: {', '.join(get_args(Refinable))}.")
+        str, typer.Option(help=f"What to optimise, separated by commas: {', '.join(get_args(Refinable))}.")
     ] = "poses,points,focal,distortion",
-    loss: Annotated[Loss, typer.Option(help="Of the reprojection error; ceres knows no geman-mcclure.")] = Loss.NONE,
-    loss_scale: Annotated[float, typer.Option(help="Pixels beyond which an error counts less.", min=1e-6)] = 1.0,
-    iterations: Annotated[int, typer.Option(help="Steps at most.", min=1)] = 100,
+    loss: Annotated[
+        Loss, typer.Option(help="Robust loss of reprojection errors; not geman-mcclure with ceres.")
+    ] = Loss.NONE,
+    loss_scale: Annotated[
+        float, typer.Option(help="Reprojection error in pixels beyond which the loss reduces its weight.", min=1e-6)
+    ] = 1.0,
+    iterations: Annotated[int, typer.Option(help="Maximum number of iterations.", min=1)] = 100,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result in DIR.")] = False,
     legacy_colmap: Annotated[
-        bool, typer.Option("--legacy-colmap", help="Leave out rigs.bin and frames.bin, for older readers.")
+        bool,
+        typer.Option(
+            "--legacy-colmap", help="Leave out rigs.bin and frames.bin, for programs that read COLMAP 3 models."
+        ),
     ] = False,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; all cores if not given.", min=1)] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; by default all cores.", min=1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No warnings.")] = False,
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.")] = 0,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="More messages; -vv shows all.")] = 0,
 ) -> None:
-    """Adjust cameras and points of a COLMAP model together.
+    """Run bundle adjustment on a COLMAP model.
 
-    The first image keeps its pose. Images of a rig move on their own. Points that fewer than two images see, and 2D
-    points without a 3D point, are not written. DIR/report.json says what changed.
+    The pose of the first image is fixed. Rigs are not supported: each image moves independently. Points with fewer than
+    two observations, and 2D points without a 3D point, are not written. DIR/report.json lists the changes.
 
     Example: vggsfm adjust sparse/0 --out adjusted/ --loss cauchy
     """

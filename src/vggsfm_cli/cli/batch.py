@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vggsfm_cli.cli import process
 from vggsfm_cli.cli.batch_summary import BatchProgress, print_batch
 from vggsfm_cli.cli.choices import choose_adjuster
 from vggsfm_cli.cli.console import StageProgress, say, set_up_logging
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from vggsfm_cli.batch.worker import WorkerSetup
 
 Engine = Literal["local", "ray"]
-INTERRUPTED = 130
 SHOWN_FAILURES = 10
 """In the last line; the table above it has all."""
 
@@ -33,37 +33,39 @@ def batch(
     scenes: Annotated[
         str,
         typer.Argument(
-            metavar="SCENES", help="Folder whose sub-folders are scenes, text file with a folder a line, or 'PATTERN'."
+            metavar="SCENES",
+            help="Folder whose sub-folders are scenes, text file with one folder per line, or 'PATTERN'.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Results go to DIR/SCENE, and to DIR/results.jsonl.", metavar="DIR")],
     jobs: Annotated[
         int | None,
-        typer.Option(help="Scenes at a time; if not given one a GPU, without GPUs one, with ray all that fit.", min=1),
+        typer.Option(help="Scenes at a time; by default one per GPU, one without GPUs, all that fit with ray.", min=1),
     ] = None,
-    retry: Annotated[
-        int, typer.Option(help="More tries of a scene whose worker died or failed unexpectedly.", min=0)
-    ] = 1,
+    retry: Annotated[int, typer.Option(help="Repetitions of a scene after a crash or an unexpected error.", min=0)] = 1,
     force: Annotated[
-        bool, typer.Option("--force", help="Do finished scenes again, and replace results that no batch made.")
+        bool, typer.Option("--force", help="Repeat finished scenes, and replace results that are not from a batch.")
     ] = False,
     shard: Annotated[
         str | None,
-        typer.Option(help="Only part i of N, counted from 1; auto: of a SLURM array.", metavar="i/N|auto"),
+        typer.Option(
+            help="Reconstruct only part i of N, counted from 1; auto: from the SLURM array task.", metavar="i/N|auto"
+        ),
     ] = None,
-    engine: Annotated[Engine, typer.Option(help="Where workers live: processes here, or a Ray cluster.")] = "local",
+    engine: Annotated[Engine, typer.Option(help="Run workers as local processes or on a Ray cluster.")] = "local",
     ray_address: Annotated[
-        str | None, typer.Option(help="Of the cluster; if not given RAY_ADDRESS, the one here, or a new one here.")
+        str | None,
+        typer.Option(help="Address of the Ray cluster; by default RAY_ADDRESS, a local one, or a new local one."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcomes as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")] = False,
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.")] = 0,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="More messages; -vv shows all.")] = 0,
 ) -> None:
-    """Reconstruct many scenes, whatever becomes of each.
+    """Reconstruct many scenes independently of one another.
 
-    Scenes that are finished are left alone: the same command goes on after a stop, and does again what has changed.
-    --threads counts for each worker; if not given, they share the cores. --masks holds a folder of masks for each
-    scene, under its name. Exits with 4 if any scene failed.
+    Finished scenes are kept. Run the same command again to resume, or to repeat scenes whose images or options changed.
+    --threads applies to each worker; by default they share the cores. --masks contains a folder of masks for each
+    scene, with the name of the scene. Exits with 4 if any scene failed.
 
     Example: vggsfm batch scenes/ --out results/ --jobs 2
     """
@@ -98,10 +100,10 @@ def batch(
         try:
             with contextlib.redirect_stdout(sys.stderr):  # Ray prints what it has to say; stdout is for the results
                 outcomes = run_batch(found, setup, start, retry=retry, told=told)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interruption:
             ended = f"{told.final} of {len(found)} scenes have ended"
-            say(f"Interrupted: {ended}. The same command goes on with the others.")
-            raise typer.Exit(INTERRUPTED) from None
+            say(f"{explain(interruption).message[:-1]}: {ended}. The same command goes on with the others.")
+            raise typer.Exit(process.ended_by_signal()) from None
     print_batch(outcomes, out, as_json=as_json)
     failed = [outcome.scene for outcome in outcomes if outcome.status == "failed"]
     if failed:

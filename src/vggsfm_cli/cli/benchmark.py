@@ -20,31 +20,33 @@ if TYPE_CHECKING:
     from vggsfm_cli.evaluation.datasets import PosedScene, Unreadable
 
 benchmark = typer.Typer(
-    name="benchmark", no_args_is_help=True, help="Reproduce the paper's tables on data sets that you have."
+    name="benchmark", no_args_is_help=True, help="Run the protocols of the paper on data sets that you have."
 )
 
-Root = Annotated[Path, typer.Option(help="Folder of the data set, as its archives unpack.", metavar="DATA")]
-Limit = Annotated[int | None, typer.Option(help="Measure only the first so many of each kind, to try it.", min=1)]
+Root = Annotated[Path, typer.Option(help="Folder of the unpacked data set.", metavar="DATA")]
+Limit = Annotated[int | None, typer.Option(help="Measure only the first N scenes of each kind.", min=1)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Run:
     """The options that all commands have after their own."""
 
-    model: Annotated[str, typer.Option(help="As for reconstruct.", metavar="auto|small|v2|DIR|hf:REPO@REV")] = "auto"
-    seed: Annotated[int, typer.Option(help="Of all random choices.", min=0)] = 0
+    model: Annotated[
+        str, typer.Option(help="Networks to use, as for reconstruct.", metavar="auto|small|v2|DIR|hf:REPO@REV")
+    ] = "auto"
+    seed: Annotated[int, typer.Option(help="Random seed.", min=0)] = 0
     out: Annotated[
         Path | None,
-        typer.Option(help="Write all figures here, scene by scene.", metavar="FILE.json", show_default=False),
+        typer.Option(help="Write the results of every scene to this file.", metavar="FILE.json", show_default=False),
     ] = None
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that --out holds.")] = False
-    device: Annotated[Device, typer.Option(help="Where the networks run.")] = "auto"
-    precision: Annotated[Precision, typer.Option(help="Of the networks; geometry is always float32 or more.")] = (
-        "float32"
-    )
-    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON instead of the table.")] = False
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False
+    device: Annotated[Device, typer.Option(help="Device of the networks.")] = "auto"
+    precision: Annotated[
+        Precision, typer.Option(help="Number type of the networks; geometry is always float32 or float64.")
+    ] = "float32"
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON instead of a table.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")] = False
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.")] = 0
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="More messages; -vv shows all.")] = 0
 
     def __call__(
         self,
@@ -109,14 +111,14 @@ def co3d(
     run: _Run,
     root: Root,
     category: Annotated[
-        list[str] | None, typer.Option(help="Give it again for more.", metavar="NAME", show_default="all")
+        list[str] | None, typer.Option(help="Repeat for several.", metavar="NAME", show_default="all")
     ] = None,
-    frames: Annotated[int, typer.Option(help="Random frames of each sequence.", min=2)] = 10,
+    frames: Annotated[int, typer.Option(help="Number of random images per sequence.", min=2)] = 10,
     limit: Limit = None,
 ) -> None:
     """CO3D v2: camera poses from 10 random frames of each test sequence; RRA@15, RTA@15 and AUC@30 in percent.
 
-    DATA holds CATEGORY/frame_annotations.jgz, CATEGORY/set_lists/ and the pictures.
+    DATA contains CATEGORY/frame_annotations.jgz, CATEGORY/set_lists/ and the images.
 
     Example: vggsfm benchmark co3d --root co3d/ --category apple --limit 5 --out co3d.json
     """
@@ -135,16 +137,16 @@ def imc(
     run: _Run,
     root: Root,
     scene: Annotated[
-        list[str] | None, typer.Option(help="Give it again for more.", metavar="NAME", show_default="all")
+        list[str] | None, typer.Option(help="Repeat for several.", metavar="NAME", show_default="all")
     ] = None,
     bag_size: Annotated[
-        list[int] | None, typer.Option(help="Give it again for more.", min=2, show_default="5, 10 and 25")
+        list[int] | None, typer.Option(help="Repeat for several.", min=2, show_default="5, 10 and 25")
     ] = None,
     limit: Limit = None,
 ) -> None:
-    """Image Matching Challenge, Phototourism: camera poses of the bags of 5, 10 and 25; AUC@3, @5 and @10 in percent.
+    """Image Matching Challenge, Phototourism: poses from bags of 5, 10 and 25 images; AUC@3, @5 and @10 in percent.
 
-    DATA holds SCENE/set_100/ with images, calibration and sub_set.
+    DATA contains SCENE/set_100/ with images, calibration and sub_set.
 
     Example: vggsfm benchmark imc --root phototourism/ --bag-size 5 --limit 10 --out imc.json
     """
@@ -165,17 +167,19 @@ def eth3d(
     run: _Run,
     root: Root,
     scene: Annotated[
-        list[str] | None, typer.Option(help="Give it again for more.", metavar="NAME", show_default="all")
+        list[str] | None, typer.Option(help="Repeat for several.", metavar="NAME", show_default="all")
     ] = None,
     points: Annotated[
         Path | None,
-        typer.Option(help="Write the points of each scene as DIR/SCENE.ply, for ETH3D's own program.", metavar="DIR"),
+        typer.Option(
+            help="Write the points of each scene to DIR/SCENE.ply, for the ETH3D evaluation program.", metavar="DIR"
+        ),
     ] = None,
     limit: Limit = None,
 ) -> None:
     """ETH3D: points triangulated with the known cameras; accuracy and completeness at 1, 2 and 5 cm in percent.
 
-    DATA holds SCENE/images, SCENE/dslr_calibration_undistorted and SCENE/dslr_scan_eval.
+    DATA contains SCENE/images, SCENE/dslr_calibration_undistorted and SCENE/dslr_scan_eval.
 
     Example: vggsfm benchmark eth3d --root eth3d/ --scene relief --points points/ --out eth3d.json
     """

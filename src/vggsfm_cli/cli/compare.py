@@ -17,14 +17,14 @@ THRESHOLDS = (1, 3, 5, 10)
 def model(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, or a folder of models.")],
     ground_truth: Annotated[
-        Path, typer.Option(metavar="GT.json|MODEL", help="True cameras: a JSON file, or a COLMAP model.")
+        Path, typer.Option(metavar="GT.json|MODEL", help="Ground truth: a JSON file or a COLMAP model.")
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Measure the cameras of a model against true ones.
+    """Compare the cameras of a model with ground truth.
 
-    The JSON file has images[name] with R, t (x_cam = R x_world + t, OpenCV axes), K, width and height. Every pair of
-    its images counts; pairs with an image that the model lacks are wrong.
+    The JSON file contains images[name] with R, t (x_cam = R x_world + t, OpenCV axes), K, width and height. All pairs
+    of its images are evaluated; pairs with an image that is not registered count as wrong.
 
     Example: vggsfm evaluate model sparse/0 --ground-truth gt.json
     """
@@ -42,10 +42,10 @@ def model(
 
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="Model folder, or a folder of models.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another of the same photographs.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another model of the same images.")],
     as_json: AsJson = False,
 ) -> None:
-    """Compare two models of the same photographs: poses, scale, focal lengths, points.
+    """Compare two models of the same images: poses, scale, focal lengths, points.
 
     Example: vggsfm compare sparse/0 colmap/sparse/0
     """

@@ -1,4 +1,4 @@
-"""``vggsfm doctor``: is everything here that a run needs?"""
+"""``vggsfm doctor``: checks of the installation."""
 
 import importlib
 import json
@@ -24,9 +24,10 @@ class Finding:
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Check the installation: is all here that a run needs?
+    """Check the installation.
 
-    Exits with 0 if a reconstruction can run, with 6 if only the weights are missing, with 1 otherwise.
+    Exits with 0 if everything that a reconstruction needs is present, with 6 if only weights are missing, with 1
+    otherwise.
 
     Example: vggsfm doctor
     """

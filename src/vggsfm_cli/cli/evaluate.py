@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 COMPARED = ("small", "classical")
 """What is measured if no model is named: the bundled model beside its classical counterpart."""
 
-evaluate = typer.Typer(name="evaluate", no_args_is_help=True, help="Measure models against known truth.")
+evaluate = typer.Typer(name="evaluate", no_args_is_help=True, help="Measure models and tracks against ground truth.")
 
 
 def tracks(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Name or folder of a model; give it again to compare several.",
+            help="Name or folder of networks; repeat to compare several.",
             metavar="NAME|DIR",
             show_default="small and classical",
         ),
@@ -40,27 +40,27 @@ def tracks(
         list[str] | None,
         typer.Option(
             "--scene",
-            help="Surveyed scene to measure; give it again for more.",
+            help="Surveyed scene to measure; repeat for several.",
             metavar="NAME",
             show_default="those of the bench",
         ),
     ] = None,
-    rendered: Annotated[int, typer.Option(help="Rendered scenes; 0 leaves them out.", min=0)] = 12,
-    queries: Annotated[int, typer.Option(help="Key points of a frame of a surveyed scene.", min=16)] = 2048,
-    query_frames: Annotated[int, typer.Option(help="Frames of a surveyed scene that start tracks.", min=1)] = 4,
-    seed: Annotated[int, typer.Option(help="Of the rendered scenes.", min=0)] = 0,
+    rendered: Annotated[int, typer.Option(help="Number of rendered scenes; 0 for none.", min=0)] = 12,
+    queries: Annotated[int, typer.Option(help="Keypoints per query image of a surveyed scene.", min=16)] = 2048,
+    query_frames: Annotated[int, typer.Option(help="Query images per surveyed scene.", min=1)] = 4,
+    seed: Annotated[int, typer.Option(help="Random seed of the rendered scenes.", min=0)] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write tracks.json and tracks.md into.", metavar="DIR")
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where the networks run.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads; all cores if not given.", min=1)] = None,
+    device: Annotated[Device, typer.Option(help="Device of the networks.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; by default all cores.", min=1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")] = False,
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.")] = 0,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="More messages; -vv shows all.")] = 0,
 ) -> None:
-    """Measure tracks: on rendered scenes with exact truth, and on photographs whose cameras were surveyed.
+    """Measure the accuracy of tracks on rendered scenes and on images with surveyed cameras.
 
-    Rendered scenes have the held-out textures of training if VGGSFM_TEXTURES is set, else procedural ones.
+    Rendered scenes use the validation textures of training if VGGSFM_TEXTURES is set, otherwise procedural textures.
 
     Example: vggsfm evaluate tracks --model small --model my_model/ --bench bench/
     """

@@ -11,15 +11,18 @@ from vggsfm_cli.cli.console import StageProgress, console, set_up_logging
 from vggsfm_cli.options import ExportTarget
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, or a folder of models.")]
-Images = Annotated[Path, typer.Option(help="Folder of the photographs the model was made of.", metavar="DIR")]
+Images = Annotated[Path, typer.Option(help="Folder of the images of the model.", metavar="DIR")]
 Out = Annotated[Path, typer.Option(help="Folder to create.", metavar="DIR")]
 Masks = Annotated[
-    Path | None, typer.Option(help="Folder of masks to carry along: NAME.jpg.png, black = ignore.", metavar="DIR")
+    Path | None, typer.Option(help="Folder of masks to export too: NAME.jpg.png, black = ignore.", metavar="DIR")
 ]
 MaskInvert = Annotated[bool, typer.Option("--mask-invert", help="In the masks, white = ignore.")]
+IgnoreAlpha = Annotated[
+    bool, typer.Option("--ignore-alpha", help="Use transparent parts of photographs, which count as masked otherwise.")
+]
 BlankPixels = Annotated[
     float,
-    typer.Option(min=0.0, max=1.0, help="0 crops until no pixel is blank, 1 keeps all; blank ones are masked."),
+    typer.Option(min=0.0, max=1.0, help="0 crops all blank pixels, 1 keeps the whole image; blank pixels are masked."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export in DIR.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")]
@@ -29,17 +32,22 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no w
 def export(
     model: Model,
     out: Out,
-    target: Annotated[ExportTarget, typer.Option(help="Which program is to read it.")],
+    target: Annotated[ExportTarget, typer.Option(help="Program that will read the result.")],
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of the photographs the model was made of; not for ply and txt.", metavar="DIR"),
+        typer.Option(help="Folder of the images of the model; not needed for ply and txt.", metavar="DIR"),
     ] = None,
     masks: Masks = None,
     mask_invert: MaskInvert = False,
+    ignore_alpha: IgnoreAlpha = False,
     blank_pixels: BlankPixels = 0.0,
     downscale: Annotated[
         list[int] | None,
-        typer.Option(help="gsplat: write pictures at 1/F of the size too; give it again for more.", metavar="F", min=2),
+        typer.Option(
+            help="Also write images at 1/F of the size, to images_F/; repeat for several. Not for instant-ngp.",
+            metavar="F",
+            min=2,
+        ),
     ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -47,14 +55,14 @@ def export(
 ) -> None:
     """Write a model for another program.
 
-    3dgs and gsplat get undistorted pictures and sparse/0; nerfstudio and instant-ngp get transforms.json and the
-    photographs; ply gets the points; txt gets COLMAP's text files.
+    3dgs and gsplat: undistorted images and sparse/0. nerfstudio and instant-ngp: transforms.json and the images. ply:
+    the points. txt: COLMAP text files.
 
     Example: vggsfm export sparse/0 --images photos/ --out splat/ --target gsplat
     """
     _run(
         model, out, images, target, quiet, as_json,
-        masks=masks, mask_invert=mask_invert, blank_pixels=blank_pixels,
+        masks=masks, mask_invert=mask_invert, ignore_alpha=ignore_alpha, blank_pixels=blank_pixels,
         downscale=tuple(downscale or ()), overwrite=overwrite,
     )  # fmt: skip
 
@@ -65,14 +73,15 @@ def undistort(
     out: Out,
     masks: Masks = None,
     mask_invert: MaskInvert = False,
+    ignore_alpha: IgnoreAlpha = False,
     blank_pixels: BlankPixels = 0.0,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write pictures without distortion, and their model.
+    """Write undistorted images and their model.
 
-    DIR gets images/ (as stored, without EXIF data), sparse/0 with PINHOLE cameras, and masks/ if there are any.
+    Writes images/ (as stored, without EXIF data), sparse/0 with PINHOLE cameras, and masks/ if there are any.
 
     Example: vggsfm undistort sparse/0 --images photos/ --out undistorted/
     """
@@ -85,6 +94,7 @@ def undistort(
         as_json,
         masks=masks,
         mask_invert=mask_invert,
+        ignore_alpha=ignore_alpha,
         blank_pixels=blank_pixels,
         overwrite=overwrite,
     )

@@ -3,29 +3,36 @@
 import errno
 import functools
 import os
+import resource
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ParamSpec
 
 import typer
 
-from vggsfm_cli.errors import VGGSfMError, is_out_of_memory
+from vggsfm_cli import folders
+from vggsfm_cli.cli import process
+from vggsfm_cli.errors import VGGSfMError, WriteFailed, is_out_of_memory, write_reason
 
 Parameters = ParamSpec("Parameters")
 
 EXIT_CODES = {
     0: "done",
     1: "internal error",
-    2: "usage: an option or a combination that makes no sense",
-    3: "input that cannot be read, or not enough of it",
-    4: "reconstruction failed, or that of any scene of a batch",
+    2: "usage: an invalid option or combination of options",
+    3: "input that cannot be read, or too little input",
+    4: "reconstruction failed, or that of at least one scene of a batch",
     5: "fewer images registered than --min-registered (the model is written)",
     6: "weights unavailable",
     7: "out of memory",
     8: "training failed: no finite loss",
+    9: "the disk, or stdout, is full or refuses what is written",
     130: "interrupted",
+    143: "terminated by a signal, as by a scheduler",
 }
 EXIT_CODE_HELP = "\b\nExit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())
 """For the end of a help page; the leading backspace keeps the lines as they are."""
@@ -42,15 +49,19 @@ class Failure:
 
 def explain(error: BaseException) -> Failure:
     """Message, hint and exit code of an exception."""
+    if isinstance(error, KeyboardInterrupt) or process.received() is not None:
+        number = process.received() or signal.SIGINT
+        message = "Interrupted." if number == signal.SIGINT else f"Ended by {signal.Signals(number).name}."
+        return Failure(message, what_stands() or "Nothing was written.", process.ended_by_signal())
     if isinstance(error, VGGSfMError):
-        return Failure(error.message, error.hint, error.exit_code)
-    if isinstance(error, KeyboardInterrupt):
-        return Failure("Interrupted.", "Nothing was written.", 130)
+        return Failure(error.message, f"{error.hint} {what_stands()}".strip(), error.exit_code)
     if is_out_of_memory(error):
-        return Failure("Out of memory.", "Try --max-memory, fewer images, or on a GPU --device cpu.", 7)
+        return Failure(f"Out of memory{_address_space()}.", OUT_OF_MEMORY_HINT, 7)
     if isinstance(error, OSError) and error.strerror:
         where = f"{str(error.filename)!r}: " if error.filename is not None else ""
-        return Failure(f"{where}{error.strerror}.", "Check the path, its permissions and the free disk space.", 3)
+        writing = error.filename is None or write_reason(error, Path(os.devnull)) is not None
+        hint = "Check the path, its permissions and the free disk space."
+        return Failure(f"{where}{error.strerror}.", hint, WriteFailed.exit_code if writing else 3)
     text = (str(error).splitlines() or [""])[0]
     return Failure(
         f"Internal error: {type(error).__name__}: {text}",
@@ -59,13 +70,34 @@ def explain(error: BaseException) -> Failure:
     )
 
 
+OUT_OF_MEMORY_HINT = "Try --max-memory, fewer images, or on a GPU --device cpu."
+
+
+def _address_space() -> str:
+    """A limit on the address space of this process, which libraries alone may exceed."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return ""
+    return f" within the {limit / 1e9:.1f} GB that `ulimit -v` lets it address; its libraries alone take about 1 GB"
+
+
+def what_stands() -> str:
+    """What this process has written whole so far, in a sentence; empty if that is nothing."""
+    standing = [repr(str(folder)) for folder in dict.fromkeys(folders.placed) if folder.exists()]
+    verb = "is" if len(standing) == 1 else "are"
+    return f"{' and '.join(standing)} {verb} whole." if standing else ""
+
+
 def explained(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
     """A command whose failures end in a sentence and an exit code; ``VGGSFM_DEBUG=1`` adds the traceback."""
 
     @functools.wraps(command)
     def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        folders.placed.clear()
+        process.forget()
         try:
             command(*args, **kwargs)
+            sys.stdout.flush()
         except typer.Exit:
             raise
         except BaseException as error:

@@ -1,5 +1,6 @@
 """``vggsfm inspect``: what a COLMAP model holds."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -12,14 +13,28 @@ from vggsfm_cli.cli.console import console
 
 def inspect(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, or a folder of models.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="List all that is wrong; exit with 3 if the model cannot be read.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Write what can be kept of a damaged model, to the folder of --out.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder to create with --repair.", metavar="DIR")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result in DIR.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a COLMAP model holds: cameras, images, errors.
+    """Summarise a COLMAP model: cameras, images, errors.
 
-    Models of any COLMAP version can be read, binary or text.
+    Reads models of any COLMAP version, binary or text. A damaged one is refused; --check lists all faults, and
+    --repair keeps what does not depend on them.
 
     Example: vggsfm inspect sparse/0
+
+    Example: vggsfm inspect damaged/ --repair --out repaired/
     """
+    if check or repair or out is not None:
+        _check(model, out, repair=repair, overwrite=overwrite, as_json=as_json)
+        return
     from vggsfm_cli.colmap.files import read_colmap
     from vggsfm_cli.report import image_rows, summarize
 
@@ -29,6 +44,39 @@ def inspect(
         print(json.dumps({**summary, "images": rows}, indent=2))  # noqa: T201
     else:
         _print(summary, rows)
+
+
+def _check(model: Path, out: Path | None, *, repair: bool, overwrite: bool, as_json: bool) -> None:
+    """List what is wrong with a model, and write what can be kept if there is a place for it."""
+    from vggsfm_cli.colmap.files import check_colmap, check_writable, write_colmap
+    from vggsfm_cli.errors import InputError, UsageError
+
+    if repair != (out is not None):
+        raise UsageError("--repair and --out belong together.", "Add --repair --out DIR, or leave out both.")
+    if out is not None:
+        check_writable(out, overwrite=overwrite)
+    findings, kept = check_colmap(model)
+    errors = sum(finding.severity == "error" for finding in findings)
+    counts = {"images": len(kept.names), "points": len(kept.xyz_world), "observations": len(kept.frame)}
+    if out is not None:
+        if not kept.names:
+            raise InputError("Nothing of the model can be kept: no image is whole.", "Look at it with --check.")
+        write_colmap(kept, out, overwrite=overwrite)
+    if as_json:
+        listed = [dataclasses.asdict(finding) for finding in findings]
+        written = None if out is None else str(out)
+        report = {"readable": errors == 0, "findings": listed, "kept": counts, "written": written}
+        print(json.dumps(report, indent=2))  # noqa: T201
+    else:
+        paper = console(sys.stdout)
+        for finding in findings:
+            paper.print(f"{finding.severity:<8} {finding.file:<14} {finding.what}", markup=False)
+        kept_words = ", ".join(f"{count} {name}" for name, count in counts.items())
+        paper.print(f"{len(findings)} findings, {errors} of them errors; whole are {kept_words}", markup=False)
+        if out is not None:
+            paper.print(f"{out}: what can be kept; points that fewer than two images see are left out", markup=False)
+    if errors and out is None:
+        raise typer.Exit(InputError.exit_code)
 
 
 def _print(summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:

@@ -20,22 +20,23 @@ def reconstruct(
         list[Path],
         typer.Argument(
             metavar="IMAGES",
-            help="The photographs of one scene: a folder, a quoted pattern, a .txt list of paths, files; or a video.",
+            help="Images of one scene: a folder, a quoted pattern, a .txt list of paths, files, or a video.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to create; models go to DIR/0, DIR/1, ...", metavar="DIR")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result in DIR.")] = False,
     undistort: Annotated[
         Path | None,
-        typer.Option(help="Folder to create with undistorted pictures and sparse/0, for trainers.", metavar="DIR"),
+        typer.Option(help="Folder to create with undistorted images and sparse/0, for trainers.", metavar="DIR"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")] = False,
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.")] = 0,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="More messages; -vv shows all.")] = 0,
 ) -> None:
-    """Reconstruct cameras and points from photographs.
+    """Reconstruct cameras and 3D points from images.
 
-    Writes COLMAP models, overview.png, report.json and config.toml into DIR, all at once or not at all.
+    Writes COLMAP models to DIR/0, DIR/1, ... and overview.png, report.json and config.toml to DIR. If the run fails,
+    nothing is written.
 
     Example: vggsfm reconstruct photos/ --out sparse/
 

@@ -14,34 +14,37 @@ def report(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, or a folder of models.")],
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of the photographs; if not given, the one in report.json.", metavar="DIR"),
+        typer.Option(help="Folder of the images; by default the one in report.json.", metavar="DIR"),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Page to write.", metavar="FILE")] = Path("report.html"),
-    title: Annotated[str | None, typer.Option(help="Of the page; if not given, the name of the folder.")] = None,
+    out: Annotated[Path, typer.Option(help="HTML file to write.", metavar="FILE")] = Path("report.html"),
+    title: Annotated[str | None, typer.Option(help="Title of the page; by default the name of the folder.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")] = False,
 ) -> None:
     """Write an HTML page about a model.
 
-    It shows points and cameras in 3D, the photographs with tracks and reprojections, and figures. It is one file that
-    needs no network. Any COLMAP model will do; a report.json beside it adds reasons, confidence, times and licence.
+    The page shows points and cameras in 3D, the images with tracks and reprojections, and statistics. It is one file
+    and needs no network. It works for any COLMAP model. A report.json beside the model adds confidence, times and
+    licence, and the reasons why images are not registered.
 
     Example: vggsfm report sparse/ --images photos/ --out report.html
     """
     set_up_logging(0, quiet)
     _check_writable(out, overwrite)
     from vggsfm_cli.colmap.files import model_folders, read_colmap
+    from vggsfm_cli.folders import claimed
     from vggsfm_cli.io.lookup import photographs_in
     from vggsfm_cli.visualization.report import save_html_report
 
-    folders = model_folders(model)
-    run = _report_of_run(folders, quiet)
+    found = model_folders(model)
+    run = _report_of_run(found, quiet)
     source = images or _images_of_run(run)
-    photographs = photographs_in(source) if source is not None else None
-    if photographs is None and not quiet:
-        say("There are no photographs at hand; --images DIR shows them.")
-    models = [read_colmap(folder) for folder in folders]
-    with StageProgress(quiet).drawing() as progress:
+    if source is None and not quiet:
+        say("The images were not found, so the page has none; name their folder with --images DIR.")
+    models = [read_colmap(folder) for folder in found]
+    names = [name for read in models for name in read.names]
+    photographs = photographs_in(source, names) if source is not None else None
+    with claimed(out.resolve()), StageProgress(quiet).drawing() as progress:
         save_html_report(
             models,
             out,
@@ -69,6 +72,8 @@ def _check_writable(out: Path, overwrite: bool) -> None:
 
 def _report_of_run(folders: list[Path], quiet: bool) -> dict[str, Any]:
     """What ``reconstruct`` wrote beside the models, for these models; empty if there is none."""
+    from vggsfm_cli.reading import read_text
+
     first = folders[0].resolve()
     numbered = first.name.isdigit()
     beside = first.parent if numbered else first
@@ -76,7 +81,7 @@ def _report_of_run(folders: list[Path], quiet: bool) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
     except (ValueError, OSError) as error:
         if not quiet:
             say(f"warning: {path} is not used: {error}")

@@ -97,7 +97,7 @@ CONFIG = inspect.Parameter(
     annotation=Annotated[
         Path | None,
         typer.Option(
-            help="Read options from this file; flags and VGGSFM_NAME in the environment count before it.",
+            help="Read options from this file; flags and VGGSFM_NAME in the environment override it.",
             metavar="FILE.toml",
             callback=_read_config,
             is_eager=True,

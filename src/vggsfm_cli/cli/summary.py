@@ -26,5 +26,7 @@ def print_summary(report: dict[str, Any], out: Path, undistorted: Path | None) -
     for image in report["images"]:
         if not image["registered"]:
             paper.print(f"not registered: {image['name']} ({image['reason']})", markup=False)
+    if report.get("caution"):
+        paper.print(report["caution"], markup=False)
     if undistorted is not None:
         paper.print(f"{undistorted}: undistorted pictures and their model in sparse/0", markup=False)

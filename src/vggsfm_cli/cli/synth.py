@@ -26,22 +26,22 @@ TEXTURE_SIDE = 256
 
 def synth(
     out: Annotated[Path, typer.Option(help="Folder to create; scenes go to DIR/scene_000, ...", metavar="DIR")],
-    scenes: Annotated[int, typer.Option(help="How many scenes.", min=1, max=1000)] = 1,
-    frames: Annotated[int, typer.Option(help="Photographs a scene.", min=1, max=2000)] = 8,
+    scenes: Annotated[int, typer.Option(help="Number of scenes.", min=1, max=1000)] = 1,
+    frames: Annotated[int, typer.Option(help="Images per scene.", min=1, max=2000)] = 8,
     size: Annotated[int, typer.Option(help="Width in pixels; the height is three quarters.", min=32, max=4096)] = 640,
-    layout: Annotated[LayoutName, typer.Option(help="What is photographed.")] = "mixed",
+    layout: Annotated[LayoutName, typer.Option(help="Kind of scene.")] = "mixed",
     seed: Annotated[int, typer.Option(help="Equal seeds give equal scenes.", min=0)] = 0,
     photometry: Annotated[
-        bool, typer.Option("--photometry/--no-photometry", help="Exposure, blur, noise and compression of a camera.")
+        bool, typer.Option("--photometry/--no-photometry", help="Simulate exposure, blur, noise and compression.")
     ] = True,
-    depth: Annotated[bool, typer.Option("--depth", help="Write the depth of every pixel as .npy too.")] = False,
-    device: Annotated[Device, typer.Option(help="Where scenes are rendered.")] = "auto",
+    depth: Annotated[bool, typer.Option("--depth", help="Also write depth maps as .npy.")] = False,
+    device: Annotated[Device, typer.Option(help="Device for rendering.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")] = False,
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.")] = 0,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="More messages; -vv shows all.")] = 0,
 ) -> None:
-    """Render scenes with exact cameras, to try and to measure reconstruction.
+    """Render scenes with known cameras.
 
-    Each scene is a folder with images/ and ground_truth.json. Surfaces wear procedural textures.
+    Each scene is a folder with images/ and ground_truth.json. Textures are procedural.
 
     Example: vggsfm synth --out scenes/ --scenes 3 --layout facade
     """

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from vggsfm_cli.cli import process
 from vggsfm_cli.cli.console import StageProgress, say, set_up_logging
 from vggsfm_cli.options import Device
 
@@ -18,31 +19,34 @@ RUNS = Path("runs")
 
 
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="The recipe: what is trained and how.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run from its last checkpoint.")] = False,
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Recipe of the training.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run from its last checkpoint.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; runs/NAME if not given.", metavar="DIR", show_default=False)
+        Path | None, typer.Option(help="Folder of the run; by default runs/NAME.", metavar="DIR", show_default=False)
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps in all, instead of the recipe's.", min=1)] = None,
-    device: Annotated[Device, typer.Option(help="Where the networks are trained.")] = "auto",
+    steps: Annotated[
+        int | None, typer.Option(help="Total number of steps, instead of that in the recipe.", min=1)
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Device for training.")] = "auto",
     stop_after_minutes: Annotated[
-        float | None, typer.Option(help="Write a checkpoint and stop after so many minutes.", min=0)
+        float | None, typer.Option(help="Write a checkpoint and stop after this many minutes.", min=0)
     ] = None,
     stop_after_steps: Annotated[
-        int | None, typer.Option(help="Write a checkpoint and stop after so many steps.", min=1)
+        int | None, typer.Option(help="Write a checkpoint and stop after this many steps.", min=1)
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")] = False,
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.")] = 0,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="More messages; -vv shows all.")] = 0,
 ) -> None:
-    """Train a part of the model.
+    """Train one stage of the networks.
 
-    Writes checkpoints, log.jsonl and curves.png into the run's folder and prints the path of the exported weights.
-    Ctrl-C writes a checkpoint too; --resume goes on from it.
+    Writes checkpoints, log.jsonl and curves.png to the folder of the run and prints the path of the exported weights.
+    Ctrl-C writes a checkpoint; --resume continues from it.
 
     Example: vggsfm train benchmarks/training/smoke.toml
     """
     set_up_logging(verbose, quiet)
     from vggsfm_cli.devices import choose_device
+    from vggsfm_cli.folders import claimed
     from vggsfm_cli.training.config import read_config
     from vggsfm_cli.training.loop import Limits
     from vggsfm_cli.training.loop import train as run_training
@@ -51,7 +55,7 @@ def train(
     folder = out or RUNS / recipe.name
     chosen_device = choose_device(device)
     try:
-        with interruptible() as interrupted, StageProgress(quiet).drawing() as progress:
+        with claimed(folder.resolve()), interruptible() as interrupted, StageProgress(quiet).drawing() as progress:
             outcome = run_training(
                 recipe,
                 folder,
@@ -63,19 +67,19 @@ def train(
             )
     except KeyboardInterrupt:
         say(f"stopped at once; --resume goes on from the last checkpoint in {str(folder)!r}, if there is one.")
-        raise typer.Exit(130) from None
+        raise typer.Exit(process.ended_by_signal()) from None
     if outcome.export is not None:
         print(outcome.export)  # noqa: T201
     if outcome.status != "finished":
         if not quiet:
             say(f"{outcome.status} at step {outcome.step} of {recipe.steps}; --resume goes on from {str(folder)!r}.")
         if outcome.status == "interrupted":
-            raise typer.Exit(130)
+            raise typer.Exit(process.ended_by_signal())
 
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Within this block, Ctrl-C and SIGTERM set an event; a second one ends the program as ever."""
+    """Within this block, Ctrl-C and SIGTERM set an event; a second one ends the program at once."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield event
@@ -87,8 +91,9 @@ def interruptible() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
     def ask(number: int, frame: FrameType | None) -> None:
-        del number, frame
+        del frame
         restore()
+        process.asked(number)
         event.set()
         print("\nFinishing this step and writing a checkpoint; once more to stop at once.", file=sys.stderr)  # noqa: T201
 

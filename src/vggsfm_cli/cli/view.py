@@ -6,18 +6,23 @@ from typing import Annotated
 
 import typer
 
+from vggsfm_cli.cli import process
 from vggsfm_cli.cli.console import say
 
 
 def view(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, or a folder of models.")],
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on, or the next free one.", min=1, max=65535)] = 8080,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 for access from other machines.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="Port to listen on; if it is in use, the next free one.", min=1, max=65535)
+    ] = 8080,
 ) -> None:
-    """Look at a model in the browser until Ctrl-C.
+    """Show a model in the browser until Ctrl-C.
 
-    Needs viser: pip install "vggsfm-cli[view]". Of a folder of models the largest is shown. A page that needs no server
-    is what vggsfm report writes.
+    Needs viser: pip install "vggsfm-cli[view]". Of a folder of models, the largest is shown. For a page without a
+    server, use vggsfm report.
 
     Example: vggsfm view sparse/ --port 8080
     """
@@ -33,6 +38,8 @@ def view(
         say(f"http://{host}:{server.get_port()} shows {len(reconstruction.names)} cameras; Ctrl-C ends it.")
         while True:
             time.sleep(3600)
+    except process.Terminated:
+        raise
     except KeyboardInterrupt:
         pass
     finally:

@@ -24,7 +24,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no w
 
 
 def list_models(as_json: AsJson = False) -> None:
-    """Show the models with a name, their licences, and which are on this disk.
+    """List the available networks, their licences, and which are downloaded.
 
     Example: vggsfm weights list
     """
@@ -47,10 +47,10 @@ def download(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Download the weights of a model and convert them, so that it runs without a network afterwards.
+    """Download and convert weights, for use without a network afterwards.
 
-    The licence is shown first. An interrupted download goes on where it stopped. HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE
-    and HF_TOKEN are those of huggingface_hub.
+    The licence is shown first. An interrupted download is resumed. HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN
+    have the same meaning as for huggingface_hub.
 
     Example: vggsfm weights download v2
     """
@@ -63,7 +63,7 @@ def download(
 
 
 def info(model: Model, revision: Revision = None, as_json: AsJson = False) -> None:
-    """Show where a model on this disk is from, its licence, its SHA-256 and its size.
+    """Show source, licence, SHA-256 and size of downloaded weights.
 
     Example: vggsfm weights info small
     """
@@ -80,7 +80,7 @@ def info(model: Model, revision: Revision = None, as_json: AsJson = False) -> No
 
 
 def path(model: Model, revision: Revision = None) -> None:
-    """Print the folder of a model on this disk; exits with 6 if it is not here.
+    """Print the folder of downloaded weights; exits with 6 if they are not downloaded.
 
     Example: vggsfm weights path v2
     """
@@ -93,13 +93,13 @@ def path(model: Model, revision: Revision = None) -> None:
 
 
 def convert(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="As it was published, for example vggsfm_v2_0_0.bin.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Published file, for example vggsfm_v2_0_0.bin.")],
     out: Annotated[Path, typer.Option(help="Folder to create.", metavar="DIR")],
-    model: Annotated[str, typer.Option(help="The model whose file it is.", metavar="NAME")] = "v2",
+    model: Annotated[str, typer.Option(help="Name of the published model.", metavar="NAME")] = "v2",
 ) -> None:
-    """Convert a published file to a folder with config.json and model.safetensors, for --model DIR.
+    """Convert a published weights file to a folder for --model DIR.
 
-    Nothing in the file is run: it is read as tensors only, and refused if it does not hold those that were published.
+    The file is read as tensors only; no code in it is run. It is refused if its tensors are not the published ones.
 
     Example: vggsfm weights convert vggsfm_v2_0_0.bin --out my_v2/
     """

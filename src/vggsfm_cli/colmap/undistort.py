@@ -15,6 +15,7 @@ from vggsfm_cli.colmap.estimators import PhysicalCamera
 from vggsfm_cli.errors import InputError
 from vggsfm_cli.scene import Cameras, Reconstruction
 
+FULL_SPHERE = ("EQUIRECTANGULAR",)
 ROWS_AT_ONCE = 256
 MAX_ROUND_TRIP_PX = 0.5
 """A pixel whose place in the photograph does not lead back to it lies beyond the fold of a polynomial."""
@@ -38,13 +39,18 @@ def without_distortion(camera: PhysicalCamera, blank_pixels: float = 0.0) -> Phy
     Raises:
         InputError: no picture of any size can be cut out.
     """
+    if camera.model in FULL_SPHERE:
+        raise InputError(
+            f"A {camera.model} picture shows all directions; no picture without distortion can.",
+            "Cut it into perspective views first, and reconstruct those.",
+        )
     options = pycolmap.UndistortCameraOptions()
     options.blank_pixels = float(blank_pixels)
     found = pycolmap.undistort_camera(options, camera.to_pycolmap())
     params = np.array(found.params, dtype=np.float64)
     if not np.isfinite(params).all() or min(found.width, found.height) < 1:
         raise InputError(
-            f"The lens of a {camera.model} camera bends too much to be undistorted.",
+            f"The distortion of a {camera.model} camera is too strong to be undistorted.",
             "Its distortion parameters may be wrong: look at them with `vggsfm inspect`.",
         )
     return PhysicalCamera(model="PINHOLE", width=int(found.width), height=int(found.height), params=params)

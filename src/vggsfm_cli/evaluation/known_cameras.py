@@ -8,8 +8,10 @@ from torch import Tensor
 
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters
 from vggsfm_cli.devices import MAPPING, copy_on
-from vggsfm_cli.mapping.mapper import MappingOptions, with_model_error
-from vggsfm_cli.mapping.model import Scene, adjusted, filtered, in_double, triangulate
+from vggsfm_cli.mapping.calibration import adjusted
+from vggsfm_cli.mapping.mapper import MappingOptions
+from vggsfm_cli.mapping.partial import TrackedScene, with_model_error
+from vggsfm_cli.mapping.rounds import filtered, triangulate
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.options import ReconstructOptions
 from vggsfm_cli.pipeline import require_tracks
@@ -42,16 +44,12 @@ def triangulate_known(
         sighted = recipe.sight(images, model, options, progress)
         require_tracks(sighted.tracks, images)
         images, tracks, cameras = _knowing(sighted.images.to(MAPPING), cameras), sighted.tracks, cameras.to(MAPPING)
-        scene = Scene(
-            images=images,
-            tracks=in_double(with_model_error(images, tracks.to(MAPPING), mapping.model_error_px)),
-            triangulator=copy_on(model.triangulator, MAPPING),
-            scale=images.pixel_scale.double(),
-        )
+        tracks = with_model_error(images, tracks.to(MAPPING), mapping.model_error_px)
+        scene = TrackedScene.of(images, tracks, copy_on(model.triangulator, MAPPING))
         schedule, adjuster = mapping.schedule, copy_on(model.adjuster, MAPPING)
         found = triangulate(scene, cameras, schedule.reprojection_px[0])
         for threshold in schedule.reprojection_px:
-            found = adjusted(scene, found, adjuster, POINTS_ONLY, schedule.loss_scale)
+            found = adjusted(scene, found, adjuster, POINTS_ONLY, schedule.round.loss_scale)
             found = filtered(scene, found, threshold)
     return found.points.xyz_world[0, found.points.valid[0]].double()
 

@@ -39,7 +39,7 @@ def epipolar_distance(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TapVid(TensorRecord):
-    """TAP-Vid's figures, each from 0 to 1, one a scene; NaN where nothing was there to be measured.
+    """TAP-Vid's figures, each from 0 to 1, one per scene; NaN where nothing was there to be measured.
 
     Attributes:
         points_within: share of the truly visible positions within each threshold, predicted visible or not.
@@ -108,7 +108,7 @@ def tap_vid(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VisibilityCounts(TensorRecord):
-    """Counts that precision and recall are made of, one a scene, to be added over scenes.
+    """Counts that precision and recall are made of, one per scene, to be added over scenes.
 
     Attributes:
         right: predicted visible, truly visible and near enough to the truth.

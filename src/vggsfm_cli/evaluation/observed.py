@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vggsfm_cli.evaluation.starts import MATCHERS
-from vggsfm_cli.scene import ImageSet, Queries, Tracks
+from vggsfm_cli.scene import VISIBLE, ImageSet, Queries, Tracks
 from vggsfm_cli.threads import one_thread_each
 from vggsfm_cli.tracking.features import FeatureMaps, select_keypoints
 from vggsfm_cli.tracking.interface import PointTracker
@@ -29,7 +29,7 @@ class PairConfig:
 
     query_frames: int = 4  # frames that start tracks, spread evenly over the scene
     queries: int = 2048  # key points of each frame
-    min_visibility: float = 0.5  # a track above this is visible
+    min_visibility: float = VISIBLE  # a track above this is visible
     kinds: tuple[str, ...] = KINDS
 
 

@@ -44,7 +44,7 @@ def mutual_matches(
 def dense_matches(
     features: FeatureMaps, b: int, source: int, target: int, here: Tensor, there: Tensor, config: StartConfig
 ) -> Matches:
-    """Each key point's descriptor against every cell of the other frame; kept when the way back leads home."""
+    """Each key point's descriptor against every cell of the other frame; kept if matching back returns to it."""
     del there
     query_map, target_map = features.descriptors[b, source], features.descriptors[b, target]
     xy, similarity, cell = peaks(_sampled(features, b, source, here), target_map, config)

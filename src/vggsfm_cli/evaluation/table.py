@@ -7,9 +7,9 @@ from vggsfm_cli.evaluation.pairs import ROTATION_BINS_DEG
 
 KIND_LABELS = {
     "tracks": "tracks",
-    "starts": "starts, neighbours agree",
-    "dense": "dense starts, way back checked",
-    "mutual": "mutual matches of key points",
+    "starts": "dense matches, consistent with neighbours",
+    "dense": "dense matches, consistent both ways",
+    "mutual": "mutual matches of keypoints",
 }
 """How the rows are called, in their order."""
 

@@ -14,6 +14,7 @@ from vggsfm_cli.colmap.files import read_colmap
 from vggsfm_cli.colmap.undistort import frame_camera
 from vggsfm_cli.errors import InputError
 from vggsfm_cli.geometry import camera as camera_models
+from vggsfm_cli.reading import read_text
 from vggsfm_cli.scene import Reconstruction
 
 FORMAT = "Each of its images needs R (3 x 3), t (3), K (3 x 3), width and height."
@@ -49,7 +50,7 @@ def read_true_cameras(path: Path) -> dict[str, TrueCamera]:
         InputError: the file cannot be read or understood.
     """
     try:
-        listed: dict[str, Any] = json.loads(path.read_text())["images"]
+        listed: dict[str, Any] = json.loads(read_text(path))["images"]
         return {name: _camera(entry) for name, entry in sorted(listed.items())}
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror}.", "Check the path.") from error

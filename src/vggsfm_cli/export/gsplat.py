@@ -42,7 +42,7 @@ def write_gsplat(
         InputError: see ``write_undistorted``.
     """
 
-    def also(name: str, pixels: UInt8[np.ndarray, "H W 3"]) -> None:
+    def also(name: str, pixels: UInt8[np.ndarray, "H W *c"]) -> None:
         # the reader pairs both folders by their sorted names, and does JPEG files over itself
         for factor in downscale:
             write_picture(folder / f"images_{factor}" / f"{name}.png", shrink(pixels, factor))

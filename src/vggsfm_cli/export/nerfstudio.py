@@ -15,8 +15,22 @@ from vggsfm_cli.scene import Reconstruction
 POINTS = "sparse_pc.ply"
 
 
-def write_nerfstudio(reconstruction: Reconstruction, photographs: Sequence[Photograph], folder: Path) -> None:
+def write_nerfstudio(
+    reconstruction: Reconstruction,
+    photographs: Sequence[Photograph],
+    folder: Path,
+    *,
+    downscale: Sequence[int] = (),
+) -> None:
     """Write what ``ns-train METHOD --data FOLDER`` reads.
+
+    Transparent photographs stay RGBA, which its methods lay over their background; masks are files of their own.
+
+    Args:
+        reconstruction: the model.
+        photographs: of its frames, in their order.
+        folder: exists.
+        downscale: factors ``F`` of which ``images_F`` and ``masks_F`` are written.
 
     Raises:
         InputError: a photograph cannot be read, or a camera cannot be expressed.
@@ -29,4 +43,4 @@ def write_nerfstudio(reconstruction: Reconstruction, photographs: Sequence[Photo
     content = {"camera_model": FISHEYE if fisheye else "OPENCV", **shared, "ply_file_path": POINTS, "frames": frames}
     (folder / "transforms.json").write_text(json.dumps(content, indent=2) + "\n")
     write_ply(folder / POINTS, reconstruction.xyz_world, reconstruction.color)
-    copy_photographs(photographs, folder)
+    copy_photographs(photographs, folder, downscale=downscale)

@@ -15,10 +15,12 @@ from vggsfm_cli.export.nerfstudio import write_nerfstudio
 from vggsfm_cli.export.photographs import find_photographs
 from vggsfm_cli.io.ply import write_ply
 from vggsfm_cli.options import ExportTarget
+from vggsfm_cli.reading import read_text
 from vggsfm_cli.scene import ProgressCallback, Reconstruction, silent
 
 UNDISTORTED_TARGETS = ("3dgs", "gsplat")
 PICTURE_TARGETS = (*UNDISTORTED_TARGETS, "nerfstudio", "instant-ngp")
+DOWNSCALED_TARGETS = (*UNDISTORTED_TARGETS, "nerfstudio")
 TARGETS: tuple[str, ...] = get_args(ExportTarget)
 
 RECORD = "export.json"
@@ -32,8 +34,9 @@ class ExportOptions:
     target: str = "3dgs"
     masks: Path | None = None  # folder of the masks of the photographs, black = ignore
     mask_invert: bool = False  # white = ignore
+    ignore_alpha: bool = False  # use what lies under transparent pixels
     blank_pixels: float = 0.0  # of undistorted pictures: 0 crops until none is left, 1 keeps all content
-    downscale: tuple[int, ...] = ()  # gsplat only: fractions of the size to write pictures at, too
+    downscale: tuple[int, ...] = ()  # not instant-ngp: fractions of the size to write pictures at, too
     overwrite: bool = False  # replace an earlier export
 
 
@@ -49,7 +52,7 @@ def check_export(out: Path | str, *, overwrite: bool = False) -> None:
 
 def _is_export(folder: Path) -> bool:
     try:
-        return json.loads((folder / RECORD).read_text()).get("written_by") == "vggsfm"
+        return json.loads(read_text(folder / RECORD)).get("written_by") == "vggsfm"
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -63,11 +66,13 @@ def export_model(
 ) -> dict[str, Any]:
     """Write a model for another program.
 
-    - ``3dgs``: undistorted ``images/`` and ``sparse/0``.
-    - ``gsplat``: the same, and ``images_F`` for each factor.
+    - ``3dgs``: undistorted ``images/``, transparent where masked, and ``sparse/0``.
+    - ``gsplat``: the same without transparency.
     - ``nerfstudio``: ``transforms.json``, ``sparse_pc.ply`` and ``images/`` as they are.
     - ``instant-ngp``: ``transforms.json`` and ``images/`` as they are.
     - ``ply``: ``points.ply``. ``txt``: COLMAP's text files.
+
+    The first three also get ``images_F`` for each factor of ``downscale``.
 
     Args:
         reconstruction: the model.
@@ -81,7 +86,8 @@ def export_model(
 
     Raises:
         UsageError: options that make no sense, or ``out`` cannot be replaced.
-        InputError: photographs are missing or cannot be read, or the disk refuses.
+        InputError: photographs are missing or cannot be read.
+        WriteFailed: the disk refuses.
     """
     options = options or ExportOptions()
     _check_options(options, images)
@@ -90,7 +96,7 @@ def export_model(
     if images is not None and Path(images).resolve().is_relative_to(out):
         raise UsageError(f"The photographs lie in {str(out)!r}, which would be replaced.", "Choose another --out.")
     with folders.whole_folder(out, lambda: check_export(out, overwrite=options.overwrite)) as folder:
-        written = _write(reconstruction, folder, images, options, progress)
+        written, names = _write(reconstruction, folder, images, options, progress)
         record = {
             "written_by": "vggsfm",
             "version": __version__,
@@ -99,6 +105,7 @@ def export_model(
             "points": len(written.xyz_world),
             "observations": len(written.frame),
             "sizes": sorted({(int(width), int(height)) for width, height in written.sizes.tolist()}),
+            **({"names": names} if names else {}),
         }
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     return record
@@ -117,7 +124,9 @@ def _check_options(options: ExportOptions, images: Path | str | None) -> None:
         raise UsageError(f"The target {options.target} does not undistort.", "Leave out --blank-pixels.")
     if not 0 <= options.blank_pixels <= 1:
         raise UsageError(f"--blank-pixels {options.blank_pixels:g} is not from 0 to 1.", "0 crops, 1 keeps everything.")
-    if options.downscale and options.target != "gsplat":
+    if options.ignore_alpha and options.target not in PICTURE_TARGETS:
+        raise UsageError(f"The target {options.target} has no pictures.", "Leave out --ignore-alpha.")
+    if options.downscale and options.target not in DOWNSCALED_TARGETS:
         raise UsageError(f"The target {options.target} has no downscaled pictures.", "Leave out --downscale.")
     if any(factor < 2 for factor in options.downscale):  # noqa: PLR2004
         raise UsageError("A factor of --downscale is less than 2.", "The pictures themselves are always written.")
@@ -129,28 +138,37 @@ def _write(
     images: Path | str | None,
     options: ExportOptions,
     progress: ProgressCallback,
-) -> Reconstruction:
+) -> tuple[Reconstruction, dict[str, str]]:
+    """Write the files; the model written, and the model's name of each picture by its name in the export."""
     if options.target == "ply":
         write_ply(folder / "points.ply", reconstruction.xyz_world, reconstruction.color)
-        return reconstruction
+        return reconstruction, {}
     if options.target == "txt":
         write_model(reconstruction, folder, legacy=True, text=True)
-        return reconstruction
+        return reconstruction, {}
     assert images is not None
-    photographs = find_photographs(reconstruction, images, options.masks, mask_invert=options.mask_invert)
+    photographs = find_photographs(
+        reconstruction,
+        images,
+        options.masks,
+        mask_invert=options.mask_invert,
+        ignore_alpha=options.ignore_alpha,
+        masks_become_alpha=options.target == "3dgs",
+    )
+    names = {photograph.name: photograph.original for photograph in photographs}
     if options.target == "nerfstudio":
-        write_nerfstudio(reconstruction, photographs, folder)
-        return reconstruction
+        write_nerfstudio(reconstruction, photographs, folder, downscale=options.downscale)
+        return reconstruction, names
     if options.target == "instant-ngp":
         write_instant_ngp(reconstruction, photographs, folder)
-        return reconstruction
-    if options.target == "gsplat":
-        return write_gsplat(
-            reconstruction,
-            photographs,
-            folder,
-            blank_pixels=options.blank_pixels,
-            downscale=options.downscale,
-            progress=progress,
-        )
-    return write_3dgs(reconstruction, photographs, folder, blank_pixels=options.blank_pixels, progress=progress)
+        return reconstruction, names
+    write = write_gsplat if options.target == "gsplat" else write_3dgs
+    written = write(
+        reconstruction,
+        photographs,
+        folder,
+        blank_pixels=options.blank_pixels,
+        downscale=options.downscale,
+        progress=progress,
+    )
+    return written, names

@@ -1,4 +1,4 @@
-"""Photographs become an ``ImageSet``: upright for the network, with the way back to the stored pixels."""
+"""Photographs become an ``ImageSet``: upright for the network, with the map to stored pixels."""
 
 import logging
 from collections.abc import Sequence
@@ -11,14 +11,17 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from vggsfm_cli.errors import InputError, UsageError
+from vggsfm_cli.errors import InputError, NotEnoughMemory, UsageError
 from vggsfm_cli.geometry import camera
+from vggsfm_cli.io.depth import Levels
 from vggsfm_cli.io.exif import AXIS_CHANGES, ExifData
 from vggsfm_cli.io.intrinsics import KnownCamera
-from vggsfm_cli.io.masks import find_mask, read_mask
-from vggsfm_cli.io.photographs import PhotographFiles, decode, luminance, to_upright
+from vggsfm_cli.io.kinds import SUFFIXES
+from vggsfm_cli.io.masks import find_mask, nothing_left, read_mask
+from vggsfm_cli.io.photographs import PhotographFiles, decode, find_levels, luminance, to_upright
 from vggsfm_cli.io.priors import CAMERA_MODES, camera_priors
-from vggsfm_cli.io.sources import SUFFIXES, FoundImages, SkippedImage, Source, find_images
+from vggsfm_cli.io.projections import caution, projection
+from vggsfm_cli.io.sources import FoundImages, SkippedImage, Source, find_images
 from vggsfm_cli.scene import ImageSet, Progress, ProgressCallback, silent
 from vggsfm_cli.threads import map_threads
 
@@ -30,14 +33,20 @@ MIN_SIDE_PX = 32
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PhotographSet(ImageSet):
-    """An ``ImageSet`` read from files; ``skipped`` names those that could not be read."""
+    """An ``ImageSet`` read from files.
+
+    Attributes:
+        skipped: files that could not be read.
+        caution: a sentence on why a model of them will be poor, and what to do; empty if nothing speaks for it.
+    """
 
     skipped: tuple[SkippedImage, ...] = ()
+    caution: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Photograph:
-    """One decoded file: small upright pixels, which of them are to be used, and the way back."""
+    """One decoded file: small upright pixels, which of them are usable, and the map to stored pixels."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
     keep: Bool[np.ndarray, "h w"]
@@ -45,6 +54,8 @@ class _Photograph:
     size: tuple[int, int]
     exif: ExifData
     grey: UInt8[np.ndarray, "H W"]
+    transparent: bool = False
+    projection: str | None = None
 
 
 def read_images(
@@ -57,6 +68,7 @@ def read_images(
     intrinsics: Sequence[KnownCamera] = (),
     masks: Path | str | None = None,
     mask_invert: bool = False,
+    ignore_alpha: bool = False,
     progress: ProgressCallback = silent,
 ) -> PhotographSet:
     """Read the photographs of one scene.
@@ -71,13 +83,15 @@ def read_images(
         intrinsics: cameras whose parameters are known; they are held fixed.
         masks: folder with a mask for each photograph, named as COLMAP names them; one without is used whole.
         mask_invert: white is to be ignored, not black.
+        ignore_alpha: use what lies under transparent pixels; they count as masked otherwise.
         progress: is told of each file.
 
     Returns:
         One scene (``B`` = 1). Files that cannot be read are logged and listed in ``skipped``.
 
     Raises:
-        InputError: nothing there, fewer than two readable images, masks or intrinsics that do not fit.
+        InputError: nothing there, fewer than two readable images, masks or intrinsics that do not fit, or masks that
+            leave nothing of all but one photograph.
         UsageError: unknown camera model or mode, or one camera for images of several sizes.
     """
     _check_options(long_side, camera_mode, camera_model)
@@ -86,10 +100,13 @@ def read_images(
         found = find_images(found, recursive=recursive, without=() if masks is None else (Path(masks),))
     files, names, skipped = found.files, found.names, list(found.skipped)
     mask_of = _find_masks(masks, names)
+    levels = find_levels(files)
     photographs: list[_Photograph] = []
     kept: list[int] = []
     for i, result in enumerate(
-        map_threads(lambda i: _read(files[i], long_side, mask_of[i], mask_invert), range(len(files)))
+        map_threads(
+            lambda i: _read(files[i], long_side, mask_of[i], mask_invert, levels, ignore_alpha), range(len(files))
+        )
     ):
         if isinstance(result, _Photograph):
             photographs.append(result)
@@ -100,7 +117,8 @@ def read_images(
         progress(Progress(stage="images", done=i + 1, total=len(files), detail=names[i]))
     if len(photographs) < 2:  # noqa: PLR2004
         raise _too_few(found, len(photographs), skipped)
-    originals = PhotographFiles([files[i] for i in kept])
+    check_something_left([names[i] for i in kept], photographs, by_masks=masks is not None)
+    originals = PhotographFiles([files[i] for i in kept], levels, long_side=long_side)
     for s, photograph in enumerate(photographs):
         originals.keep(s, photograph.grey)
     pixels, mask = _pad(photographs)
@@ -122,7 +140,16 @@ def read_images(
             intrinsics,
         ),
         skipped=tuple(skipped),
+        caution=warned([photograph.projection for photograph in photographs]),
     )
+
+
+def warned(found: Sequence[str | None]) -> str:
+    """What is to be said before a run about the kinds of its pictures, which is logged."""
+    said = caution(found) or ""
+    if said:
+        logger.warning("%s", said)
+    return said
 
 
 def _check_options(long_side: int, camera_mode: str, camera_model: str) -> None:
@@ -155,47 +182,82 @@ def _too_few(found: FoundImages, readable: int, skipped: list[SkippedImage]) -> 
     if skipped:
         hint += f" Skipped: {'; '.join(f'{item.name} ({item.reason})' for item in skipped[:3])}"
         hint += f"; and {len(skipped) - 3} more." if len(skipped) > 3 else "."  # noqa: PLR2004
+    elif found.left_out:
+        hint += f" Left out: {'; '.join(f'{item.name} ({item.reason})' for item in found.left_out[:3])}."
     elif found.root.is_dir() and any(path.is_dir() for path in found.root.iterdir()):
         hint += " Folders in it are entered with --recursive."
     return InputError(f"{count} in {found.shown}.", hint)
 
 
-def _read(path: Path, long_side: int, mask: Path | None, mask_invert: bool) -> _Photograph | str:
+def check_something_left(names: Sequence[str], photographs: Sequence[_Photograph], *, by_masks: bool) -> None:
+    """Say which photographs are transparent in parts, and of which masks and transparency leave nothing.
+
+    Raises:
+        InputError: this is so of all of them, or of all but one.
+    """
+    transparent = [name for name, photograph in zip(names, photographs, strict=True) if photograph.transparent]
+    if transparent:
+        logger.warning(
+            "Transparent parts count as masked in %d of %d photographs (--ignore-alpha uses them): %s",
+            len(transparent), len(names), transparent[0],
+        )  # fmt: skip
+    empty = [name for name, photograph in zip(names, photographs, strict=True) if not photograph.keep.any()]
+    if not empty:
+        return
+    nothing = nothing_left(empty, by_masks)
+    if len(names) - len(empty) < 2:  # noqa: PLR2004
+        raise nothing
+    logger.warning("%s", nothing.message)
+
+
+def _read(
+    path: Path, long_side: int, mask: Path | None, mask_invert: bool, levels: Levels, ignore_alpha: bool
+) -> _Photograph | str:
     """One file, or a word on why it cannot be read.
 
     Raises:
         InputError: its mask cannot be read, or does not fit.
     """
     try:
-        stored, exif = decode(path)
-    except MemoryError:
+        found = decode(path, levels, long_side=long_side)
+    except (MemoryError, NotEnoughMemory):
         raise
     except Exception as error:  # decoders meet damage with anything from OSError to struct.error
         return _reason(error)
-    height, width = stored.shape[:2]
+    stored, exif, (width, height) = found.pixels, found.exif, found.size
     if min(width, height) < MIN_SIDE_PX:
         return f"only {width} x {height} pixels"
     scale = min(1.0, long_side / max(width, height))
     small_size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = stored if small_size == (width, height) else cv2.resize(stored, small_size, interpolation=cv2.INTER_AREA)
+    small = (
+        stored if small_size == stored.shape[1::-1] else cv2.resize(stored, small_size, interpolation=cv2.INTER_AREA)
+    )
     keep = np.ones((small_size[1], small_size[0]), dtype=bool)
+    opaque = None if ignore_alpha else found.opaque
+    usable = [] if opaque is None else [opaque]
     if mask is not None:
-        stored_keep = read_mask(mask, (width, height), exif.orientation, invert=mask_invert).astype(np.uint8)
+        usable.append(read_mask(mask, (width, height), exif.orientation, invert=mask_invert))
+    for part in usable:
         # a pixel of the small picture counts only if all that it is made of does
-        keep = cv2.resize(stored_keep * 255, small_size, interpolation=cv2.INTER_AREA) == 255  # noqa: PLR2004
+        keep &= cv2.resize(part.astype(np.uint8) * 255, small_size, interpolation=cv2.INTER_AREA) == 255  # noqa: PLR2004
+    upright = to_upright(np.asarray(small, dtype=np.uint8), exif.orientation)
     return _Photograph(
-        pixels=to_upright(np.asarray(small, dtype=np.uint8), exif.orientation),
+        pixels=upright,
         keep=to_upright(np.asarray(keep), exif.orientation),
         stored_from_network=_stored_from_network((width, height), small_size, exif.orientation),
         size=(width, height),
         exif=exif,
         grey=luminance(stored),
+        transparent=opaque is not None,
+        projection=projection(upright, path),
     )
 
 
 def _reason(error: Exception) -> str:
     if type(error).__name__ == "UnidentifiedImageError":
         return "not an image, or damaged"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from vggsfm_cli.errors import InputError, UsageError, VGGSfMError
 from vggsfm_cli.geometry.camera import PARAM_NAMES, distortion_indices, focal_indices
+from vggsfm_cli.reading import read_bytes, read_text
 
 COLMAP_MODELS = {0: "SIMPLE_PINHOLE", 1: "PINHOLE", 2: "SIMPLE_RADIAL", 3: "RADIAL", 4: "OPENCV", 5: "OPENCV_FISHEYE"}
 """Numbers of the camera models in COLMAP's binary files."""
@@ -59,7 +60,7 @@ def read_intrinsics(text: str, camera_model: str) -> tuple[KnownCamera, ...]:
             raise InputError(f"No cameras.txt or cameras.bin in {text!r}.", "Give the folder of a COLMAP model.")
         path = found
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except (OSError, ValueError) as error:  # the latter for a text that no path can be
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
@@ -100,7 +101,7 @@ def _check(camera: KnownCamera) -> None:
     if count not in (len(names), without):
         or_without = f", or {without} without the distortion" if without < len(names) else ""
         raise UsageError(
-            f"{count} numbers are no intrinsics of {camera.model}.",
+            f"{count} numbers are not the intrinsics of {camera.model}.",
             f"It has {len(names)}: {','.join(names)}{or_without}. --camera-model chooses another.",
         )
     if not all(math.isfinite(value) for value in camera.params):
@@ -145,7 +146,7 @@ def _from_text(path: Path, data: bytes) -> list[KnownCamera]:
     if not images.is_file():
         return list(cameras.values())
     # every second line is an image; those between list its points and may be empty
-    lines = [line for line in images.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    lines = [line for line in read_text(images).splitlines() if not line.startswith("#")]
     fields = [line.split(maxsplit=9) for line in lines[::2] if line.strip()]
     return _by_name(cameras, {field[9]: int(field[8]) for field in fields})
 
@@ -168,7 +169,7 @@ def _from_binary(path: Path, data: bytes) -> list[KnownCamera]:
     images = path.with_name("images.bin")
     if not images.is_file():
         return list(cameras.values())
-    data, camera_of = images.read_bytes(), {}
+    data, camera_of = read_bytes(images), {}
     (count,), at = struct.unpack_from("<Q", data), 8
     for _ in range(count):
         (camera_id,) = struct.unpack_from("<I", data, at + 60)
@@ -213,7 +214,7 @@ def assign_cameras(
         if len(of_one) > 1:
             raise UsageError(
                 f"--intrinsics gives one camera for photographs of {len(of_one)} sizes.",
-                "Give a JSON file with one camera a size.",
+                "Give a JSON file with one camera per size.",
             )
     return found
 
@@ -227,7 +228,7 @@ def _fitting(known: Sequence[KnownCamera], name: str, size: tuple[int, int]) -> 
         width, height = known[by_name[0]].size or size
         raise InputError(
             f"{name} has {size[0]} x {size[1]} pixels, its camera in --intrinsics {width} x {height}.",
-            "Cameras are those of the files as stored; give the pictures they were made for.",
+            "Intrinsics refer to the stored files; give the images that they were made for.",
         )
     return fitting[0] if fitting else None
 

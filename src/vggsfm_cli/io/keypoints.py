@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, UInt8
 def sift_keypoints(
     grey: UInt8[np.ndarray, "H W"], keep: Bool[np.ndarray, "H W"], count: int
 ) -> Float[np.ndarray, "Q 2"]:
-    """Positions of the strongest SIFT key points, corner origin, the strongest first, one a pixel.
+    """Positions of the strongest SIFT key points, corner origin, the strongest first, one per pixel.
 
     Thresholds are those of COLMAP, as VGGSfM v2 sets them.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vggsfm_cli.errors import NotEnoughMemory
 from vggsfm_cli.io.exif import AXIS_CHANGES, ExifData
 from vggsfm_cli.io.images import (
     MIN_SIDE_PX,
@@ -20,9 +21,11 @@ from vggsfm_cli.io.images import (
     _reason,
     _stored_from_network,
     _too_few,
+    check_something_left,
+    warned,
 )
 from vggsfm_cli.io.intrinsics import KnownCamera
-from vggsfm_cli.io.photographs import PhotographFiles, read_header
+from vggsfm_cli.io.photographs import PhotographFiles, find_levels, read_header
 from vggsfm_cli.io.priors import camera_priors
 from vggsfm_cli.io.sources import FoundImages, SkippedImage, Source, find_images
 from vggsfm_cli.scene import ImageSet
@@ -50,6 +53,7 @@ class PhotographSequence:
         intrinsics: Sequence[KnownCamera] = (),
         masks: Path | str | None = None,
         mask_invert: bool = False,
+        ignore_alpha: bool = False,
     ) -> None:
         """Read the headers of all files; the arguments, and what is raised, are those of ``read_images``."""
         _check_options(long_side, camera_mode, camera_model)
@@ -70,7 +74,10 @@ class PhotographSequence:
         if len(kept) < 2:  # noqa: PLR2004
             raise _too_few(found, len(kept), skipped)
         self.names = tuple(found.names[i] for i in kept)
-        self._long_side, self._mask_invert = long_side, mask_invert
+        self._long_side, self._mask_invert, self._ignore_alpha = long_side, mask_invert, ignore_alpha
+        self._by_masks = masks is not None
+        self._levels = find_levels(found.files)
+        self._something_left = False
         self._files, self._masks = [found.files[i] for i in kept], [mask_of[i] for i in kept]
         sizes, exif = [size for size, _ in headers], [data for _, data in headers]
         small = [_small_size(size, long_side) for size in sizes]
@@ -90,9 +97,10 @@ class PhotographSequence:
             stored_from_network=torch.from_numpy(np.stack(ways)).float()[None],
             stored_size=torch.tensor(sizes)[None],
             names=(self.names,),
-            originals=PhotographFiles(self._files, cache_bytes=0),
+            originals=PhotographFiles(self._files, self._levels, cache_bytes=0, long_side=long_side),
             priors=camera_priors(self.names, sizes, exif, camera_mode, camera_model, intrinsics),
             skipped=tuple(skipped),
+            caution=warned(self._projections()),
         )
 
     def __len__(self) -> int:
@@ -104,12 +112,12 @@ class PhotographSequence:
         A frame whose file turns out to be damaged is not valid, and is logged.
 
         Raises:
-            InputError: a mask cannot be read, or does not fit.
+            InputError: a mask cannot be read, does not fit, or all of the first ones leave nothing.
         """
         some = self.facts.some(frames)
         valid = torch.ones(1, len(frames), dtype=torch.bool)
         photographs = []
-        originals = PhotographFiles([self._files[s] for s in frames])
+        originals = PhotographFiles([self._files[s] for s in frames], self._levels, long_side=self._long_side)
         for k, found in enumerate(map_threads(self._photograph, frames)):
             if isinstance(found, _Photograph) and list(found.size) == some.stored_size[0, k].tolist():
                 photographs.append(found)
@@ -119,6 +127,7 @@ class PhotographSequence:
                 logger.warning("Skipped %s: %s", self.names[frames[k]], reason)
                 photographs.append(_nothing())
                 valid[0, k] = False
+        self._check_something_left([self.names[s] for s in frames], photographs, valid[0].tolist())
         pixels, mask = _pad(photographs, self._canvas)
         return ImageSet(
             pixels=pixels[None],
@@ -132,7 +141,20 @@ class PhotographSequence:
         )
 
     def _photograph(self, frame: int) -> _Photograph | str:
-        return _read(self._files[frame], self._long_side, self._masks[frame], self._mask_invert)
+        mask = self._masks[frame]
+        return _read(self._files[frame], self._long_side, mask, self._mask_invert, self._levels, self._ignore_alpha)
+
+    def _projections(self) -> list[str | None]:
+        """What kinds of pictures the first frame, the last one and one between them are."""
+        some = [self._photograph(s) for s in sorted({0, len(self) // 2, len(self) - 1})]
+        return [found.projection for found in some if isinstance(found, _Photograph)]
+
+    def _check_something_left(self, names: list[str], photographs: list[_Photograph], valid: list[bool]) -> None:
+        """As for a set, of the first frames that are read: later ones may well show nothing that is to be used."""
+        chosen = [(name, found) for name, found, readable in zip(names, photographs, valid, strict=True) if readable]
+        if not self._something_left and len(chosen) > 1:
+            check_something_left(*map(list, zip(*chosen, strict=True)), by_masks=self._by_masks)
+            self._something_left = True
 
 
 def _nothing() -> _Photograph:
@@ -151,7 +173,7 @@ def _nothing() -> _Photograph:
 def _header(path: Path) -> tuple[tuple[int, int], ExifData] | str:
     try:
         size, exif = read_header(path)
-    except MemoryError:
+    except (MemoryError, NotEnoughMemory):
         raise
     except Exception as error:  # decoders meet damage with anything from OSError to struct.error
         return _reason(error)

@@ -1,5 +1,6 @@
 """Rendered scenes as folders: photographs, and the truth beside them. What is written appears whole or not at all."""
 
+import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from vggsfm_cli import folders
 from vggsfm_cli.errors import UsageError
 from vggsfm_cli.geometry import camera as camera_models
+from vggsfm_cli.io.pictures import write_picture
 from vggsfm_cli.scene import Cameras, ImageSet
 
 CONVENTION = (
@@ -39,7 +40,7 @@ def write_scenes(scenes: Iterable[RenderedScene], out: Path | str) -> Path:
 
     Raises:
         UsageError: ``out`` is a file or holds something.
-        InputError: the disk refuses.
+        WriteFailed: the disk refuses.
     """
     out = Path(out).resolve()
     with folders.whole_folder(out, lambda: check_new(out)) as unfinished:
@@ -68,11 +69,13 @@ def _write_scene(folder: Path, images: ImageSet, cameras: Cameras, depth: Tensor
     pixels = (images.pixels[0] * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     names = images.names[0]
     for name, picture in zip(names, pixels, strict=True):
-        Image.fromarray(picture).save(folder / "images" / name)
+        write_picture(folder / "images" / name, picture)
     if depth is not None:
         (folder / "depth").mkdir()
         for name, plane in zip(names, depth[0].float().cpu().numpy(), strict=True):
-            np.save(folder / "depth" / f"{Path(name).stem}.npy", plane)
+            encoded = io.BytesIO()  # numpy's own writing to files hides what the system says
+            np.save(encoded, plane)
+            (folder / "depth" / f"{Path(name).stem}.npy").write_bytes(encoded.getbuffer())
     truth = {
         "convention": CONVENTION,
         "trust": "exact (rendered)",

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from vggsfm_cli.errors import NotEnoughMemory, is_out_of_memory
 from vggsfm_cli.memory.machine import usable_bytes
@@ -111,6 +113,10 @@ class FrugalTracker(PointTracker):
     def encode(self, images: ImageSet) -> Any:
         """As the tracker does it."""
         return self.budget.run(lambda _: self.tracker.encode(images))
+
+    def relate(self, images: ImageSet, features: Any, partners: Bool[Tensor, "S S"] | None) -> Any:
+        """As the tracker does it."""
+        return self.budget.run(lambda _: self.tracker.relate(images, features, partners))
 
     def forward(self, images: ImageSet, queries: Queries, features: Any = None) -> Tracks:
         """As the tracker does it."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from vggsfm_cli.errors import NotEnoughMemory
+from vggsfm_cli.io.photographs import halvings_of
 from vggsfm_cli.scene import ImageSet
 from vggsfm_cli.threads import available_cores
 
@@ -67,7 +68,7 @@ class Size:
     Attributes:
         frames: number of images.
         pixels: of one picture as the networks see it.
-        stored_pixels: of one file, the largest.
+        stored_pixels: of one file as it is looked at, the largest.
         queries: tracks that a frame starts or carries on.
         query_frames: at most so many frames start tracks.
         at_once: frames that start tracks at the same time, where the plan allows it.
@@ -106,7 +107,10 @@ def size_of(images: ImageSet, *, queries: int, query_frames: int, at_once: int, 
     return Size(
         frames=images.pixels.shape[1],
         pixels=height * width if pixels is None else pixels,
-        stored_pixels=int(images.stored_size[0].prod(-1).max()),
+        stored_pixels=max(
+            width * height >> 2 * halvings_of(width, height, max(images.pixels.shape[-2:]))
+            for width, height in images.stored_size[0].tolist()
+        ),
         queries=queries,
         query_frames=query_frames,
         at_once=at_once,

@@ -7,7 +7,7 @@ from typing import Any
 
 from vggsfm_cli.clock import StageClock
 from vggsfm_cli.model import VGGSfM
-from vggsfm_cli.sequence.following import Anchor, Look, Step, become_anchor, with_error
+from vggsfm_cli.sequence.following import Anchor, Followed, Look, become_anchor, with_error
 from vggsfm_cli.sequence.joint import adjust_jointly
 from vggsfm_cli.sequence.loops import Place, note_place
 from vggsfm_cli.sequence.options import SequenceOptions
@@ -38,12 +38,12 @@ class WindowBuilder:
         self.since = (time.perf_counter(), time.process_time())
         self.frames_before = 0
 
-    def see(self, step: Step) -> None:
+    def see(self, step: Followed) -> None:
         """Note what a frame sees."""
         error = self.options.mapping.model_error_px * step.look.scale
         self.part.scene_map.see(step.look.frame, with_error(step.sightings, error))
 
-    def keyframe(self, look: Look, step: Step | None) -> Anchor:
+    def keyframe(self, look: Look, step: Followed | None) -> Anchor:
         """Make a frame, already seen, a keyframe."""
         scene_map, options = self.part.scene_map, self.options
         anchor = become_anchor(

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from vggsfm_cli.geometry import rotation
+from vggsfm_cli.geometry.parallax import beyond_rotation
 from vggsfm_cli.geometry.sampling import sample
 from vggsfm_cli.scene import ImageSet, Queries
 from vggsfm_cli.sequence.options import KeyframeConfig
@@ -51,7 +50,7 @@ class Anchor:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Step:
+class Followed:
     """What of an anchor's tracks another frame sees.
 
     Attributes:
@@ -80,12 +79,12 @@ def shows_enough(look: Look, config: KeyframeConfig) -> bool:
     return bool(look.images.frame_valid.all()) and int(candidates.sum()) >= config.min_tracks
 
 
-def follow(tracker: PointTracker, anchor: Anchor, look: Look, scene_map: SceneMap, config: KeyframeConfig) -> Step:
+def follow(tracker: PointTracker, anchor: Anchor, look: Look, scene_map: SceneMap, config: KeyframeConfig) -> Followed:
     """Track the anchor's points into another frame."""
     found, kept = track_into(tracker, anchor.look, anchor.sightings, look, config.min_visibility)
     before = anchor.sightings.xy[kept]
     moved = (found.xy - before).norm(dim=-1) / look.long_side
-    return Step(
+    return Followed(
         look=look,
         sightings=found,
         share=len(found) / max(len(anchor.sightings), 1),
@@ -94,7 +93,7 @@ def follow(tracker: PointTracker, anchor: Anchor, look: Look, scene_map: SceneMa
     )
 
 
-def wants_keyframe(step: Step, config: KeyframeConfig) -> bool:
+def wants_keyframe(step: Followed, config: KeyframeConfig) -> bool:
     """Whether the scene looks different enough from the last keyframe."""
     return step.share < config.min_share or step.motion > config.motion or step.parallax > config.parallax
 
@@ -181,11 +180,7 @@ def _parallax(
         return 0.0
     cameras = scene_map.cameras([first.frame, second.frame])
     uv = cameras.unproject(torch.stack([xy1, xy2])[None])[0]
-    one = torch.ones(len(xy1), 1, dtype=uv.dtype)
-    rays1, rays2 = (normalize(torch.cat([side, one], -1), dim=-1) for side in uv)
-    turned = rays1 @ rotation.between_rays(rays1, rays2, one.squeeze(-1)).mT
-    residual = (turned[:, :2] / turned[:, 2:] - uv[1]).norm(dim=-1).median()
-    return float(residual * frame_focal(cameras)[0, 1]) / second.long_side
+    return float(beyond_rotation(uv[0], uv[1]) * frame_focal(cameras)[0, 1]) / second.long_side
 
 
 def _pair(first: ImageSet, second: ImageSet) -> ImageSet:

@@ -10,7 +10,8 @@ from torch import Tensor
 from vggsfm_cli.bundle_adjustment.interface import BundleAdjuster
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters, RobustLoss, problem_from_observations
 from vggsfm_cli.geometry.robust import Loss
-from vggsfm_cli.mapping.model import sensible, triangulate
+from vggsfm_cli.mapping.calibration import sensible
+from vggsfm_cli.mapping.rounds import covariance_excess, triangulate
 from vggsfm_cli.scene import Cameras
 from vggsfm_cli.sequence.options import SequenceOptions
 from vggsfm_cli.sequence.scene_map import SceneMap
@@ -59,12 +60,12 @@ def adjust_jointly(
             frame=frame,
             point=point,
             xy=xy,
-            covariance=covariance * _excess(error, covariance),
+            covariance=covariance * covariance_excess(error, covariance),
             free=FreeParameters(focal=False, distortion=False)
             if fixed
             else FreeParameters(principal_point=options.refine_principal_point),
             priors=facts.priors,
-            loss=RobustLoss(kind=Loss.CAUCHY, scale=options.mapping.schedule.loss_scale),
+            loss=RobustLoss(kind=Loss.CAUCHY, scale=options.mapping.schedule.round.loss_scale),
             fixed_frames=torch.tensor([[s in set(fixed) for s in frames]]) if fixed else None,
         )
     )
@@ -127,13 +128,6 @@ def observation_errors(
         error = (projected[0, 0] - xy[here]).norm(dim=-1)
         errors[here] = torch.where(in_front[0, 0], error, torch.full_like(error, torch.inf))
     return errors
-
-
-def _excess(error: Float[Tensor, " M"], covariance: Float[Tensor, "M 2 2"]) -> Float[Tensor, ""]:
-    """By what factor the covariances are too small, robustly."""
-    squared = error.square() / torch.det(covariance).clamp_min(1e-12).sqrt()
-    # the median of a chi-square with two degrees of freedom is 2 ln 2
-    return (squared.median() / 1.3863).clamp(1e-4, 1e4)
 
 
 def inliers_of(

@@ -25,7 +25,7 @@ ROTATION_SPREAD, STEP_SPREAD, SCALE_SPREAD = 0.005, 0.05, 0.01
 """Standard deviations of an edge of the pose graph: radians, shares of a median step, logarithms of the scale."""
 
 WORST_EDGE = 6.0
-"""Standard deviations by which an edge may be missed; above it, the loop that is missed most is not believed."""
+"""Standard deviations by which an edge may be missed; above it, the loop with the largest error is rejected."""
 
 MIN_TWINS = 8
 """Points with a track of each visit, from which the scale between the visits is taken."""
@@ -189,7 +189,7 @@ def close_loops(scene_map: SceneMap, loops: list[Loop]) -> list[Loop]:
         if float(miss.max()) <= WORST_EDGE:
             break
         worst = int(miss[len(before.scale) - 1 :].argmax())
-        logger.info("the loop of frames %d and %d is not believed", loops[worst].first, loops[worst].second)
+        logger.info("the loop of frames %d and %d is rejected as an outlier", loops[worst].first, loops[worst].second)
         loops = loops[:worst] + loops[worst + 1 :]
     if not loops:
         return []

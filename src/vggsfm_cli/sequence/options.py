@@ -9,6 +9,7 @@ from vggsfm_cli.errors import UsageError
 from vggsfm_cli.mapping.mapper import MappingOptions
 from vggsfm_cli.options import Precision, ReconstructOptions
 from vggsfm_cli.retrieval import RetrievalConfig
+from vggsfm_cli.scene import VISIBLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class KeyframeConfig:
     points: int = 512  # tracks that a keyframe follows on
     min_score: float = 0.01  # of a key point
     nms_radius_px: int = 2
-    min_visibility: float = 0.5
+    min_visibility: float = VISIBLE
     parallax: float = 0.02  # of the long side, that no turn of the camera explains, since the last keyframe
     motion: float = 0.15  # of the long side
     min_share: float = 0.6  # of the last keyframe's tracks that are still seen
@@ -39,7 +40,7 @@ class WindowConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How places that are seen again are found and believed."""
+    """How revisited places are found and verified."""
 
     close: bool = True
     min_gap: int = 12  # keyframes between two visits of a place

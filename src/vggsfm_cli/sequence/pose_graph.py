@@ -39,7 +39,7 @@ class Similarities(TensorRecord):
         )
 
     def inverse(self) -> "Similarities":
-        """The way back."""
+        """The inverse transform."""
         turned = (self.rotation.mT @ self.translation[..., None]).squeeze(-1)
         return Similarities(scale=1 / self.scale, rotation=self.rotation.mT, translation=-turned / self.scale[:, None])
 

@@ -15,7 +15,7 @@ from vggsfm_cli.result import RunResult, RunSettings
 from vggsfm_cli.scene import Progress, ProgressCallback, silent
 from vggsfm_cli.sequence.building import Part, WindowBuilder
 from vggsfm_cli.sequence.finish import place_frames_between, to_reconstruction
-from vggsfm_cli.sequence.following import Anchor, Look, Step, follow, look_at, shows_enough, wants_keyframe
+from vggsfm_cli.sequence.following import Anchor, Followed, Look, follow, look_at, shows_enough, wants_keyframe
 from vggsfm_cli.sequence.joint import adjust_jointly, find_points_anew
 from vggsfm_cli.sequence.loops import Loop, close_loops, find_loops
 from vggsfm_cli.sequence.options import SequenceOptions
@@ -54,7 +54,7 @@ def reconstruct_sequence(
 
     Returns:
         One reconstruction for each part of the film that hangs together, largest first; every frame that is in no
-        model, with the reason; and what there is to say of the run.
+        model, with the reason; and facts about the run.
 
     Raises:
         ReconstructionFailed: no part can be reconstructed.
@@ -119,7 +119,7 @@ class SequenceRun:
         if look is None:
             return len(self.images)
         anchor = builder.keyframe(look, None)
-        spare: Step | None = None
+        spare: Followed | None = None
         lost: list[int] = []
         for look in looks:
             frame = look.frame
@@ -143,7 +143,7 @@ class SequenceRun:
                 return builder.lost_at
         return len(self.images)
 
-    def _follow(self, anchor: Anchor, look: Look, part: Part) -> Step:
+    def _follow(self, anchor: Anchor, look: Look, part: Part) -> Followed:
         with self.clock.stage("tracks"):
             return follow(self.model.tracker, anchor, look, part.scene_map, self.options.keyframes)
 

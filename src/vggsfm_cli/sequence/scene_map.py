@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vggsfm_cli.camera_estimation.preliminary import cameras_without_poses
-from vggsfm_cli.mapping.model import Scene
+from vggsfm_cli.mapping.partial import TrackedScene
 from vggsfm_cli.scene import Cameras, ImageSet, Points, Tracks
 from vggsfm_cli.triangulation.interface import Triangulator
 
@@ -136,7 +136,7 @@ class SceneMap:
 
     def scene(
         self, frames: Sequence[int], triangulator: Triangulator, tracks: Int[Tensor, " n"] | None = None
-    ) -> tuple[Scene, Int[Tensor, " n"]]:
+    ) -> tuple[TrackedScene, Int[Tensor, " n"]]:
         """The dense scene of some frames, and the numbers of its tracks.
 
         Args:
@@ -168,7 +168,7 @@ class SceneMap:
             valid=torch.ones(1, len(tracks), dtype=torch.bool),
         )
         scale = facts.pixel_scale.double()
-        return Scene(images=facts, tracks=dense, triangulator=triangulator, scale=scale), tracks
+        return TrackedScene(images=facts, tracks=dense, triangulator=triangulator, scale=scale), tracks
 
     def merge_tracks(self, kept: Int[Tensor, " m"], dropped: Int[Tensor, " m"]) -> None:
         """Make ``dropped`` tracks one with ``kept`` ones, in all frames; where a frame sees both, the first stays."""

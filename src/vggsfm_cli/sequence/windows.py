@@ -14,8 +14,8 @@ from vggsfm_cli.geometry import alignment, pose
 from vggsfm_cli.mapping.calibration import Choice
 from vggsfm_cli.mapping.growth import GrowthConfig, grow
 from vggsfm_cli.mapping.mapper import MappingOptions, reconstruct_from_tracks
-from vggsfm_cli.mapping.model import Model, Scene, filtered, triangulate
-from vggsfm_cli.mapping.schedule import ScheduleConfig, run_first_rounds
+from vggsfm_cli.mapping.partial import Partial, TrackedScene
+from vggsfm_cli.mapping.rounds import RoundConfig, ScheduleConfig, filtered, run_first_rounds, triangulate
 from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.scene import Cameras
 from vggsfm_cli.sequence.options import SequenceOptions
@@ -71,24 +71,24 @@ def map_window(scene_map: SceneMap, frames: Sequence[int], model: VGGSfM, option
 
 def _grown(
     scene_map: SceneMap,
-    scene: Scene,
+    scene: TrackedScene,
     frames: Sequence[int],
     tracks: Int[Tensor, " n"],
     new: list[int],
     options: SequenceOptions,
-) -> Model:
+) -> Partial:
     growth, schedule = held(options)
     scene = with_known_cameras(scene)
     max_error_px = growth.max_error_px
     points = scene_map.points(tracks)
-    start = Model(cameras=scene_map.cameras(frames), points=points, inliers=scene.seen[None])
+    start = Partial(cameras=scene_map.cameras(frames), points=points, inliers=scene.seen[None])
     grown, _ = grow(scene, filtered(scene, start, max_error_px), new, growth)
     return run_first_rounds(scene, grown, schedule)
 
 
 def _from_nothing(
     scene_map: SceneMap, frames: Sequence[int], model: VGGSfM, options: SequenceOptions
-) -> tuple[Model, Int[Tensor, " n"]] | None:
+) -> tuple[Partial, Int[Tensor, " n"]] | None:
     """The largest model of a window on its own, and the numbers of its tracks."""
     scene, tracks = scene_map.scene(frames, copy_on(model.triangulator.geometric, MAPPING))
     try:
@@ -128,21 +128,25 @@ def _alone(mapping: MappingOptions) -> MappingOptions:
 
 def held(options: SequenceOptions) -> tuple[GrowthConfig, ScheduleConfig]:
     """The mapping's settings without any calibration."""
+
+    def without(config: RoundConfig) -> RoundConfig:
+        return dataclasses.replace(config, distortion=dataclasses.replace(config.distortion, min_frames=NEVER))
+
     growth, schedule = options.mapping.growth, options.mapping.schedule
     return (
-        dataclasses.replace(growth, distortion=dataclasses.replace(growth.distortion, min_frames=NEVER)),
-        dataclasses.replace(schedule, distortion=dataclasses.replace(schedule.distortion, min_frames=NEVER)),
+        dataclasses.replace(growth, round=without(growth.round)),
+        dataclasses.replace(schedule, round=without(schedule.round)),
     )
 
 
-def with_known_cameras(scene: Scene) -> Scene:
+def with_known_cameras(scene: TrackedScene) -> TrackedScene:
     """The scene with the parameters of all cameras known."""
     priors = scene.images.priors
     priors = dataclasses.replace(priors, known=torch.ones_like(priors.known))
     return dataclasses.replace(scene, images=dataclasses.replace(scene.images, priors=priors))
 
 
-def _onto_map(scene_map: SceneMap, frames: Sequence[int], window: Model, tracks: Int[Tensor, " n"]) -> Similarity:
+def _onto_map(scene_map: SceneMap, frames: Sequence[int], window: Partial, tracks: Int[Tensor, " n"]) -> Similarity:
     """The similarity from a window to the map, on shared cameras and points, robustly.
 
     Cameras give a first one; then camera centers and points count alike, less the farther they stay apart.

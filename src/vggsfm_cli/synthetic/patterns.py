@@ -44,8 +44,8 @@ def noise(
         count: of fields.
         side: of each.
         generator: of the random numbers.
-        roughness: exponent of the amplitude spectrum, about -0.5 (fine) to -2 (clouds), one a field.
-        stretch: how many times longer the noise is along x than along y, one a field.
+        roughness: exponent of the amplitude spectrum, about -0.5 (fine) to -2 (clouds), one per field.
+        stretch: how many times longer the noise is along x than along y, one per field.
     """
     spectrum = torch.fft.rfft2(torch.randn(count, side, side, generator=generator))
     fy = torch.fft.fftfreq(side, 1 / side)[:, None]

@@ -39,7 +39,7 @@ class WorldConfig:
     points: int = 800
     width: int = 1024
     height: int = 768
-    focals: tuple[float, ...] = (0.9,)  # in long sides; one a camera, frames take them in turn
+    focals: tuple[float, ...] = (0.9,)  # in long sides; one per camera, frames take them in turn
     distortion: float = -0.05
     principal_point: tuple[float, float] = (0.0, 0.0)  # offset from the centre, in long sides
     jitter: float = 0.1  # of position (share of the distance to the scene) and of direction (radians, halved)

@@ -11,8 +11,9 @@ from vggsfm_cli.scene import TensorRecord
 
 CUES = ("correlation", "similarity", "support", "drift", "way_back", "stretch_min", "stretch_max", "spread", "residual")
 """Names of the numbers in ``Evidence.cues``: correlation of the aligned patches; cosine of the descriptors; share of
-the neighbours whose starts agree; distance from the start and miss of the way back, network pixels; singular values of
-the affinity; deviation of the position by curvature and noise, network pixels; brightness that stays unexplained."""
+the neighbours whose starts agree; distance from the start and error after matching back, network pixels; singular
+values of the affinity; deviation of the position by curvature and noise, network pixels; brightness that stays
+unexplained."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,7 +30,7 @@ class Evidence(TensorRecord):
         patches: template and aligned patch, finest and coarsest level; zero where not tried. None where a judge has
             looked at them.
         looked: what the judge made of the patches; zero where not tried. None where none has looked at them yet.
-        tried: whether a start was believed and aligned, and ended inside the photograph; the rest has no meaning.
+        tried: whether a start was accepted and aligned, and ended inside the photograph; the rest has no meaning.
         scale: stored pixels per network pixel.
     """
 
@@ -65,7 +66,7 @@ class Verdict(TensorRecord):
 
 
 class Judge(nn.Module, ABC):
-    """Says of every observation of the tracks of one frame how far to believe it."""
+    """Predicts for every observation of the tracks of one frame how likely it is to be correct."""
 
     def look(self, patches: Float[Tensor, "K 4 P"]) -> Float[Tensor, "K D"]:
         """What the judge needs of K aligned patches, which are large and need not be kept after it; here nothing."""

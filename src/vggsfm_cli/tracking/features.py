@@ -1,10 +1,10 @@
 """Dense features of photographs and where in them tracks can start."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from kornia.feature import XFeatModel
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,6 +18,72 @@ STRIDE = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class PairSeeds(TensorRecord):
+    """Points of two frames that are the same.
+
+    Attributes:
+        first: index of each among the points of the first frame.
+        second: index among those of the second frame.
+        probability: of their being the same.
+    """
+
+    first: Int[Tensor, " K"]
+    second: Int[Tensor, " K"]
+    probability: Float[Tensor, " K"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Seeds:
+    """Points of the frames of one scene, and which of them are the same.
+
+    Attributes:
+        points: network pixels, of each frame.
+        pairs: of the frames that were compared; each two frames stand here once at most.
+        least: two frames with fewer seeds share nothing.
+    """
+
+    points: tuple[Float[Tensor, "_ 2"], ...]
+    pairs: Mapping[tuple[int, int], PairSeeds]
+    least: int = 1
+
+    def between(
+        self, source: int, target: int
+    ) -> tuple[Float[Tensor, "K 2"], Float[Tensor, "K 2"], Float[Tensor, " K"]] | None:
+        """Positions in both frames, network pixels, and probabilities; None if the two share nothing."""
+        turned = (source, target) not in self.pairs
+        pair = self.pairs.get((target, source) if turned else (source, target))
+        if pair is None or len(pair.probability) < self.least:
+            return None
+        here, there = (pair.second, pair.first) if turned else (pair.first, pair.second)
+        return self.points[source][here], self.points[target][there], pair.probability
+
+    def counts(self) -> Int[Tensor, "S S"]:
+        """How many seeds each two frames have; none where they were not compared."""
+        frames = len(self.points)
+        counts = torch.zeros(frames, frames, dtype=torch.long)
+        for (first, second), pair in self.pairs.items():
+            counts[first, second] = counts[second, first] = len(pair.probability)
+        return counts
+
+    def related(self) -> Bool[Tensor, "S S"]:
+        """Which frames share enough."""
+        return self.counts() >= self.least
+
+    def some(self, frames: Sequence[int]) -> "Seeds":
+        """Those of some frames."""
+        place = {frame: number for number, frame in enumerate(frames)}
+        return Seeds(
+            points=tuple(self.points[frame] for frame in frames),
+            pairs={
+                (place[first], place[second]): pair
+                for (first, second), pair in self.pairs.items()
+                if first in place and second in place
+            },
+            least=self.least,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureMaps(TensorRecord):
     """What the tracker knows about every frame.
 
@@ -26,12 +92,14 @@ class FeatureMaps(TensorRecord):
         keypoint_score: how well a track could start at each network pixel, 0 to 1.
         usable: cells that lie inside the mask.
         photographs: brightness pyramids of the original files, for B scenes of S frames.
+        seeds: points that frames share, for B scenes; empty where nobody looked for any.
     """
 
     descriptors: Float[Tensor, "B S C h w"]
     keypoint_score: Float[Tensor, "B S H W"]
     usable: Bool[Tensor, "B S h w"]
     photographs: tuple[tuple[Pyramid, ...], ...] = ()
+    seeds: tuple[Seeds, ...] = ()
 
     def some(self, frames: Sequence[int]) -> "FeatureMaps":
         """Some frames of every scene."""
@@ -41,6 +109,7 @@ class FeatureMaps(TensorRecord):
             keypoint_score=self.keypoint_score[:, index],
             usable=self.usable[:, index],
             photographs=tuple(tuple(scene[s] for s in frames) for scene in self.photographs),
+            seeds=tuple(scene.some(frames) for scene in self.seeds),
         )
 
 

@@ -4,7 +4,8 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Bool
+from torch import Tensor, nn
 
 from vggsfm_cli.scene import ImageSet, Queries, Tracks
 
@@ -15,6 +16,17 @@ class PointTracker(nn.Module, ABC):
     @abstractmethod
     def encode(self, images: ImageSet) -> Any:
         """Dense features of all frames; computed once and reused between rounds."""
+
+    def relate(self, images: ImageSet, features: Any, partners: Bool[Tensor, "S S"] | None) -> Any:
+        """The features with what frames have to do with each other, which ``forward`` then uses; computed once.
+
+        Args:
+            images: the scenes.
+            features: of all frames.
+            partners: the frames that tracks of each frame may go to; all of them if None.
+        """
+        del images, partners
+        return features
 
     @abstractmethod
     def forward(self, images: ImageSet, queries: Queries, features: Any = None) -> Tracks:

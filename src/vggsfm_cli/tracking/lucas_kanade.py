@@ -66,15 +66,16 @@ class Pyramid:
         return float(2 ** (self.halvings + i))
 
 
-def make_pyramid(grey: Float[Tensor, "H W"], pixel_scale: float, config: LucasKanadeConfig) -> Pyramid:
+def make_pyramid(grey: Float[Tensor, "H W"], pixel_scale: float, config: LucasKanadeConfig, halved: int = 0) -> Pyramid:
     """The photograph and its halves, each smoothed before it is halved; pixel centres stay where they are.
 
     Args:
-        grey: brightness at stored size.
+        grey: brightness at stored size, or halved already.
         pixel_scale: stored pixels per network pixel.
         config: settings.
+        halved: how often ``grey`` was halved.
     """
-    halvings = 0
+    halvings = halved
     finest = grey[None, None]
     while pixel_scale / 2**halvings > config.max_scale:
         finest = _halve(finest)

@@ -110,11 +110,14 @@ def track_in_rounds(
     progress(Progress(stage="features", done=0, total=frames))
     with torch.autocast(images.pixels.device.type, dtype=precision, enabled=precision != torch.float32):
         features: FeatureMaps = tracker.encode(images)
-    progress(Progress(stage="features", done=frames, total=frames))
     partners = None if choose_partners is None else choose_partners(features)
     if partners is not None and bool(partners[images.frame_valid[0]][:, images.frame_valid[0]].all()):
         partners = None
     rounds = min(frames, config.max_query_frames) if partners is None else frames
+    features = tracker.relate(images, features, partners)
+    progress(Progress(stage="features", done=frames, total=frames))
+    if features.seeds:
+        partners = features.seeds[0].related().to(images.frame_valid.device)
     remaining = set(images.frame_valid[0].nonzero().flatten().tolist())
     pool = _empty(images)
     at_once = config.at_once(frames)
@@ -173,11 +176,13 @@ def _round(
     matrix = images.stored_from_network[0, frame]
     covered = (pool.xy[frame, here] - matrix[:, 2]) @ torch.linalg.inv(matrix[:, :2]).mT
     views = seen[:, here].sum(0)
-    complete = (seen[:, here] | ~images.frame_valid[0, :, None]).all(0)
+    wanted = images.frame_valid[0] if partners is None else partners
+    complete = (seen[:, here] | ~wanted[:, None]).all(0)
     new, carried = choose_queries(features, frame, covered, views, complete, config.queries)
     xy = torch.cat([covered[carried], new])
-    if len(xy) == 0:
-        return _Round(tracks=_empty(images), carried=carried)
+    alone = partners is not None and not bool(partners.any())
+    if len(xy) == 0 or alone:
+        return _Round(tracks=_empty(images), carried=carried[:0])
     queries = Queries(
         frame=torch.full((1, len(xy)), frame, device=xy.device),
         xy=xy[None],
@@ -234,7 +239,9 @@ def _merge(pool: _Pool, fresh: _Pool, images: ImageSet, config: RoundsConfig) ->
         new = (fresh_seen[s] & (twin < 0)).nonzero().flatten()
         if len(old) == 0 or len(new) == 0:
             continue
-        distance, nearest = torch.cdist(fresh.xy[s, new], pool.xy[s, old]).min(-1)
+        # through products of matrices distances of a pixel are lost in the rounding of positions of thousands
+        distances = torch.cdist(fresh.xy[s, new], pool.xy[s, old], compute_mode="donot_use_mm_for_euclid_dist")
+        distance, nearest = distances.min(-1)
         hit = distance < config.merge_px * images.pixel_scale[0, s]
         twin[new[hit]] = old[nearest[hit]]
     merged = (twin >= 0).nonzero().flatten()

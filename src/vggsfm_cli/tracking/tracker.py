@@ -2,15 +2,17 @@
 
 import copy
 import dataclasses
+import math
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vggsfm_cli.scene import ImageSet, Queries, Tracks
 from vggsfm_cli.threads import map_threads
 from vggsfm_cli.tracking import lucas_kanade
+from vggsfm_cli.tracking.context import ContextConfig, SeedFinder
 from vggsfm_cli.tracking.evidence import CUES, Evidence, Judge, LogOddsConfig
 from vggsfm_cli.tracking.features import DenseEncoder, FeatureMaps
 from vggsfm_cli.tracking.interface import PointTracker
@@ -27,6 +29,7 @@ class CoarseToFineTrackerConfig:
     start: StartConfig = field(default_factory=StartConfig)
     fine: LucasKanadeConfig = field(default_factory=LucasKanadeConfig)
     judge: LogOddsConfig | TrackTransformerConfig = field(default_factory=LogOddsConfig)
+    context: ContextConfig | None = None  # what looks at all around before queries are searched for; None: nothing
     home_deviation_px: float = 0.05  # of a query in its own frame, network pixels
     pairs_at_once: int = 2048  # observations computed together; bounds the memory, changes nothing else
 
@@ -39,7 +42,7 @@ class CoarseToFineTracker(PointTracker):
     """Tracks points from any frame to all others, without matching frames pair by pair (VGGSfM, Sec. 3.1).
 
     Search by descriptors, a local affinity by vote, alignment of patches of the photographs by Lucas-Kanade, and a
-    judge that refines, believes and weighs what came out. Learned are the descriptors and, where so configured, the
+    judge that predicts correction, visibility and covariance. Learned are the descriptors and, where so configured, the
     judge.
     """
 
@@ -48,6 +51,7 @@ class CoarseToFineTracker(PointTracker):
         self.config = config
         self.encoder = DenseEncoder()
         self.judge = config.judge.build()
+        self.context: SeedFinder | None = None if config.context is None else config.context.build()
 
     def in_pieces(self, pairs_at_once: int) -> "CoarseToFineTracker":
         """The same tracker in other pieces, with the same weights."""
@@ -64,12 +68,25 @@ class CoarseToFineTracker(PointTracker):
         photographs = tuple(tuple(pyramids[b * frames : (b + 1) * frames]) for b in range(scenes))
         return dataclasses.replace(features, photographs=photographs)
 
+    def relate(self, images: ImageSet, features: FeatureMaps, partners: Bool[Tensor, "S S"] | None) -> FeatureMaps:
+        """The features with the seeds of every two frames that are partners, if the tracker looks for any."""
+        if self.context is None:
+            return features
+        seeds = []
+        for b in range(images.pixels.shape[0]):
+            wanted = images.frame_valid[b, :, None] & images.frame_valid[b]
+            wanted = (wanted if partners is None else wanted & partners).triu(1)
+            pairs = [(int(first), int(second)) for first, second in wanted.nonzero().tolist()]
+            seeds.append(self.context.seeds(images, features, b, pairs))
+        return dataclasses.replace(features, seeds=tuple(seeds))
+
     def _pyramid(self, images: ImageSet, b: int, s: int) -> Pyramid:
         if images.originals is None:
-            grey, scale = images.pixels[b, s].mean(0), 1.0
+            grey, scale, halved = images.pixels[b, s].mean(0), 1.0, 0
         else:
             grey, scale = images.originals.grey(b, s).to(images.pixels.device), float(images.pixel_scale[b, s])
-        return lucas_kanade.make_pyramid(grey, scale, self.config.fine)
+            halved = round(math.log2(float(images.stored_size[b, s, 0]) / grey.shape[-1]))
+        return lucas_kanade.make_pyramid(grey, scale, self.config.fine, halved)
 
     def forward(self, images: ImageSet, queries: Queries, features: FeatureMaps | None = None) -> Tracks:
         """Track ``queries`` (network pixels) through every frame; the result is in stored pixels.
@@ -196,9 +213,11 @@ class CoarseToFineTracker(PointTracker):
         nothing = _nothing(xy, images.pixel_scale[b, target], self.config.fine.radius, judge)
         if target == source:
             return nothing
-        starts = find_starts(
-            xy, features.descriptors[b, source], features.descriptors[b, target], neighbours, self.config.start
-        )
+        maps = features.descriptors[b]
+        seeds = features.seeds[b].between(source, target) if features.seeds else None
+        if features.seeds and seeds is None:
+            return nothing
+        starts = find_starts(xy, maps[source], maps[target], neighbours, self.config.start, seeds)
         evidence = dataclasses.replace(nothing, xy=starts.xy[None])
         believed = (starts.believed & images.frame_valid[b, target]).nonzero().squeeze(-1)
         for chosen in believed.split(self.config.pairs_at_once):

@@ -116,7 +116,7 @@ class Block(nn.Module):
 
 
 class TrackTransformer(Judge):
-    """Refines, believes and weighs observations (VGGSfM, Sec. 3.1)."""
+    """Predicts correction, visibility and covariance of observations (VGGSfM, Sec. 3.1)."""
 
     def __init__(self, config: TrackTransformerConfig) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
 """Files of a run: written whole or not at all, each small enough to be kept in version control."""
 
+import io
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -24,6 +25,9 @@ def write_checkpoint(path: Path, state: dict[str, Any], part_bytes: int = PART_B
         path: the main file.
         state: dicts within dicts; tensors are written from the CPU. ``state["step"]`` marks the parts.
         part_bytes: of tensors in one file.
+
+    Raises:
+        WriteFailed: the disk refuses; what was there before is whole, and nothing new is left.
     """
     groups = _grouped(_leaves(state), part_bytes)
     # a mark of its own each time: a part in use must stay whole until the main file names others
@@ -31,11 +35,14 @@ def write_checkpoint(path: Path, state: dict[str, Any], part_bytes: int = PART_B
         f"{state['step']}{letter}" for letter in ascii_lowercase if not _beside(path, f"{state['step']}{letter}")
     )
     names = [f"{path.stem}-{mark}-{i + 1}{path.suffix}" for i in range(len(groups) - 1)]
-    for name, leaves in zip(names, groups[1:], strict=True):
-        with whole_file(path.with_name(name)) as partial:
-            torch.save(leaves, partial)
-    with whole_file(path) as partial:
-        torch.save({"parts": names, "leaves": groups[0]}, partial)
+    try:
+        for name, leaves in zip(names, groups[1:], strict=True):
+            _write(path.with_name(name), leaves)
+        _write(path, {"parts": names, "leaves": groups[0]})
+    except BaseException:
+        for name in names:
+            path.with_name(name).unlink(missing_ok=True)
+        raise
     for stale in _beside(path):
         if stale.name not in names:
             stale.unlink()
@@ -66,6 +73,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
                 inner = inner.setdefault(key, {})
             inner[keys[-1]] = value
     return state
+
+
+def _write(path: Path, content: dict[Any, Any]) -> None:
+    """Write one file; in memory first, as torch's own writing to files hides what the system says."""
+    encoded = io.BytesIO()
+    torch.save(content, encoded)
+    with whole_file(path) as partial:
+        partial.write_bytes(encoded.getbuffer())
 
 
 def _beside(path: Path, mark: str = "*") -> list[Path]:

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from vggsfm_cli.errors import InputError, UsageError
 from vggsfm_cli.options import Precision
+from vggsfm_cli.reading import read_text
 from vggsfm_cli.training.schedule import Schedule
 from vggsfm_cli.training.task import TaskConfig
 from vggsfm_cli.training.tasks import TASKS
@@ -80,8 +81,10 @@ def read_config(path: Path | str, steps: int | None = None) -> TrainingConfig:
         UsageError: an unknown key or a wrong value; it names both key and file.
     """
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table = tomllib.loads(read_text(Path(path)))
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}.", "Check the path.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{str(path)!r} is not valid TOML: {error}.") from error
     if steps is not None:
         table["steps"] = steps

@@ -87,7 +87,7 @@ def read_textures(config: PoolConfig, *, held_out: bool) -> Float[Tensor, "T 3 s
 
 
 def _square(path: Path, side: int) -> Float[Tensor, "3 side side"]:
-    picture = torch.from_numpy(decode(path)[0]).permute(2, 0, 1).float() / 255
+    picture = torch.from_numpy(decode(path).pixels).permute(2, 0, 1).float() / 255
     short = min(picture.shape[1:])
     picture = picture[None, :, :short, :short]
     return functional.interpolate(picture, (side, side), mode="bilinear", antialias=True)[0].clamp(0, 1)

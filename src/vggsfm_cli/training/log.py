@@ -6,13 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from vggsfm_cli.folders import whole_file
+from vggsfm_cli.folders import refusals, whole_file
 from vggsfm_cli.visualization.curves import Curve, Panel
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
-    """Add one line to the log."""
-    with path.open("a", encoding="utf-8") as file:
+    """Add one line to the log.
+
+    Raises:
+        WriteFailed: the disk refuses.
+    """
+    with refusals(path, path.parent), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line, allow_nan=False) + "\n")
 
 

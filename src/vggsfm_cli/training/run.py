@@ -16,7 +16,7 @@ from torch import nn
 
 import vggsfm_cli
 from vggsfm_cli.errors import TrainingFailed, UsageError
-from vggsfm_cli.folders import whole_file, whole_folder
+from vggsfm_cli.folders import refusals, whole_file, whole_folder
 from vggsfm_cli.training.average import AveragedWeights
 from vggsfm_cli.training.checkpoint import read_checkpoint, write_checkpoint
 from vggsfm_cli.training.config import TrainingConfig, check_same_run, config_as_data
@@ -79,7 +79,8 @@ class Run:
 
     def begin(self) -> None:
         """Create the folder, with a checkpoint of step 0, so that a run can be resumed from its first moment on."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with refusals(self.folder, self.folder.parent):
+            self.folder.mkdir(parents=True, exist_ok=True)
         self.save()
         self._write_config()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry import triangulate as multiview
-from vggsfm_cli.scene import Cameras, Points, Tracks
+from vggsfm_cli.scene import VISIBLE, Cameras, Points, Tracks
 from vggsfm_cli.triangulation.interface import Triangulator
 
 UNDISTORT_ITERATIONS = 4
@@ -29,7 +29,7 @@ class RansacTriangulatorConfig:
     min_views: int = 2
     max_pairs: int = 15  # hypotheses of a track
     refinements: int = 2  # rounds of: fit to the inliers, find the inliers again
-    min_visibility: float = 0.5
+    min_visibility: float = VISIBLE
     chunk_elements: int = 2_000_000  # tracks x hypotheses x views handled at once
 
     def build(self) -> "RansacTriangulator":

@@ -1,5 +1,6 @@
 """Curves of numbers over steps, drawn as a PNG of small panels."""
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,9 @@ def draw_curves(panels: Sequence[Panel], config: CurvesConfig | None = None) -> 
 
 def save_curves(panels: Sequence[Panel], path: Path | str, config: CurvesConfig | None = None) -> None:
     """Write ``draw_curves`` to a file, as PNG whatever its name."""
-    Image.fromarray(draw_curves(panels, config)).save(path, format="PNG")
+    encoded = io.BytesIO()  # Pillow's own writing to files hides what the system says
+    Image.fromarray(draw_curves(panels, config)).save(encoded, format="PNG")
+    Path(path).write_bytes(encoded.getbuffer())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ class PosedScene:
         name: of the scene, unique in its data set.
         group: row of the table it counts in.
         files: the S photographs.
-        cameras: true, one a photograph, all registered, in double precision and pixels of the files.
+        cameras: true, one per photograph, all registered, in double precision and pixels of the files.
         sizes: width and height that the cameras are for; None if the data set does not say.
         scans: MeshLab project that places the laser scans of the scene, if it has any.
     """

@@ -10,6 +10,7 @@ What differs from the published code, on purpose:
 - Frames that share a camera get one focal length, the mean of theirs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vggsfm_cli.camera_estimation.interface import CameraEstimator
+from vggsfm_cli.camera_estimation.view_graph import ViewGraph
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.nn.attention import MLP, CrossBlock, SelfBlock, plain_norm
 from vggsfm_cli.nn.cnn import resize_aligned
@@ -76,9 +78,9 @@ class V2CameraPredictor(CameraEstimator):
         self.pose_branch = MLP(width, 2 * width, width + encoding.LENGTH)
         self.feature_update = nn.Linear(width, width)
 
-    def forward(self, images: ImageSet, tracks: Tracks) -> Cameras:
-        """Cameras of all frames, with the first as reference, whose tokens are made anew; ``tracks`` are not used."""
-        del tracks
+    def forward(self, images: ImageSet, tracks: Tracks, graphs: Sequence[ViewGraph] | None = None) -> Cameras:
+        """Cameras of all frames, with the first as reference, whose tokens are made anew; from ``images`` alone."""
+        del tracks, graphs
         return self.predict(images, self.look(images), [0])
 
     def look(self, images: ImageSet) -> Float[Tensor, "B S P D"]:

@@ -13,7 +13,7 @@ What differs from the published code, on purpose:
 - Frames that too few observations hold are taken out; there every frame with a sensible camera stays.
 - Observations weigh the same, by visibility alone; there some stages also ask for the tracker's score, which there is
   that of other tracks.
-- A model whose frames differ by a rotation alone is refused; there it is written.
+- A model whose camera only rotated is refused; there it is written.
 """
 
 import dataclasses
@@ -29,10 +29,11 @@ from vggsfm_cli.colmap import estimators
 from vggsfm_cli.colmap.estimators import RansacConfig
 from vggsfm_cli.devices import MAPPING
 from vggsfm_cli.errors import ReconstructionFailed
-from vggsfm_cli.mapping.confidence import ConfidenceConfig, judge_model
-from vggsfm_cli.mapping.finish import figures, normalized, spanning, to_reconstruction
-from vggsfm_cli.mapping.model import Model, Scene, adjusted, parallax_px
-from vggsfm_cli.mapping.schedule import ScheduleConfig, noise_px, without_weak_frames
+from vggsfm_cli.mapping.calibration import adjusted
+from vggsfm_cli.mapping.output import figures, normalized, spanning, to_reconstruction
+from vggsfm_cli.mapping.partial import Partial, TrackedScene
+from vggsfm_cli.mapping.quality import ConfidenceConfig, ParallaxConfig, judge, parallax_px
+from vggsfm_cli.mapping.rounds import RoundConfig, noise_px, without_weak_frames
 from vggsfm_cli.recipes.interface import Mapped
 from vggsfm_cli.recipes.v2.poses import PoseRefinementConfig, refine_poses, resect, sensible_frames
 from vggsfm_cli.recipes.v2.triangulation import V2TriangulationConfig, pair_points, reprojection_filter, robust_points
@@ -61,8 +62,7 @@ class V2MappingOptions:
     count_invisible: bool = False  # let frames that do not see a point hold it, as the published code does
     min_points: int = 30
     min_frame_inliers: int = 15
-    min_parallax_px: float = 1.0  # left between the most different frames when a rotation alone is fitted
-    min_parallax_noise: float = 15.0  # and so many standard deviations of the residuals
+    parallax: ParallaxConfig = field(default_factory=ParallaxConfig)
 
 
 @torch.no_grad()
@@ -116,7 +116,7 @@ class V2Mapper:
         self.seed, self.generator = seed, torch.Generator().manual_seed(seed)
         images, tracks = images.to(MAPPING), tracks.to(MAPPING).detach()
         scale = images.pixel_scale.double()
-        self.scene = Scene(
+        self.scene = TrackedScene(
             images=images,
             tracks=dataclasses.replace(
                 tracks,
@@ -137,7 +137,9 @@ class V2Mapper:
             return self.scene.seen[None]
         return (self.scene.tracks.valid[:, None] & self.scene.images.frame_valid[..., None]).clone()
 
-    def run(self, cameras: Cameras, epipolar: Bool[Tensor, "S N"], usable: Bool[Tensor, "S N"] | None = None) -> Model:
+    def run(
+        self, cameras: Cameras, epipolar: Bool[Tensor, "S N"], usable: Bool[Tensor, "S N"] | None = None
+    ) -> Partial:
         """The model, in the world where the cameras span ``EXTENT``.
 
         Args:
@@ -179,7 +181,7 @@ class V2Mapper:
                 out[s, both] = torch.from_numpy(found.inliers)
         return out
 
-    def initial_pair(self, cameras: Cameras, epipolar: Bool[Tensor, "S N"]) -> Model:
+    def initial_pair(self, cameras: Cameras, epipolar: Bool[Tensor, "S N"]) -> Partial:
         """The frame that shares most points with the reference, both adjusted; all other cameras are as predicted."""
         options, seen = self.options, self.scene.seen
         paired = seen & epipolar & (seen[self.reference] | options.count_invisible)
@@ -201,7 +203,7 @@ class V2Mapper:
         both[[self.reference, partner]] = held[partner]
         registered = torch.zeros_like(cameras.registered)
         registered[0, [self.reference, partner]] = True
-        pair = Model(
+        pair = Partial(
             cameras=dataclasses.replace(cameras, registered=registered),
             points=Points(xyz_world=xyz[partner][None], valid=held[partner][None]),
             inliers=both[None],
@@ -211,7 +213,7 @@ class V2Mapper:
         self._tell("initial pair", 1, f"{int(valid.sum())} points")
         return dataclasses.replace(pair, points=dataclasses.replace(pair.points, valid=valid))
 
-    def placed(self, pair: Model, matches: Bool[Tensor, "S N"]) -> Model:
+    def placed(self, pair: Partial, matches: Bool[Tensor, "S N"]) -> Partial:
         """All frames registered: those beside the pair refined against its points, or as predicted."""
         registered = self.scene.images.frame_valid.clone()
         others = matches & ~pair.cameras.registered[0, :, None]
@@ -221,7 +223,7 @@ class V2Mapper:
         found = refine_poses(self.scene, model, others, self.adjuster, self.options.initial_poses, held_cameras=held)
         return dataclasses.replace(model, cameras=found.cameras)
 
-    def triangulated(self, model: Model, usable: Bool[Tensor, "S N"]) -> Model:
+    def triangulated(self, model: Partial, usable: Bool[Tensor, "S N"]) -> Partial:
         """All tracks triangulated, everything adjusted, points filtered."""
         xyz, inliers = self._robust_points(model.cameras, usable, self.options.triangulation)
         enough = inliers.sum(0) >= self.min_views
@@ -234,14 +236,14 @@ class V2Mapper:
         valid, _ = self._filtered(model, self.counted, self.options.reprojection_px, check_angle=False)
         return dataclasses.replace(model, points=dataclasses.replace(model.points, valid=valid))
 
-    def reposed(self, model: Model, *, last: bool) -> Model:
+    def reposed(self, model: Partial, *, last: bool) -> Partial:
         """Poses refined against the points; at last those that are still wrong are found anew."""
         matches = self.scene.seen & model.points.valid[0]
         found = refine_poses(self.scene, model, matches, self.adjuster, self.options.poses)
         cameras = resect(self.scene, model, found, matches, self.options.poses, self.seed) if last else found.cameras
         return dataclasses.replace(model, cameras=cameras)
 
-    def last_round(self, model: Model, usable: Bool[Tensor, "S N"], threshold: float) -> Model:
+    def last_round(self, model: Partial, usable: Bool[Tensor, "S N"], threshold: float) -> Partial:
         """Tracks triangulated again, their inliers chosen one by one, everything adjusted, and chosen again."""
         triangulation = dataclasses.replace(self.options.triangulation, max_pairs=self.options.last_pairs)
         xyz, _ = self._robust_points(model.cameras, usable, triangulation)
@@ -250,7 +252,7 @@ class V2Mapper:
         model = self._chosen(dataclasses.replace(model, points=points), threshold)
         return self._chosen(spanning(self._adjusted(model)), threshold)
 
-    def _chosen(self, model: Model, threshold: float) -> Model:
+    def _chosen(self, model: Partial, threshold: float) -> Partial:
         valid, inliers = self._filtered(model, self.counted, threshold, check_angle=True)
         valid = valid & (inliers.sum(1) >= self.min_views)
         if int(valid.sum()) < self.options.min_points:
@@ -258,24 +260,24 @@ class V2Mapper:
         points = dataclasses.replace(model.points, valid=valid)
         return dataclasses.replace(model, points=points, inliers=inliers & valid[:, None])
 
-    def finished(self, model: Model) -> Mapped:
+    def finished(self, model: Partial) -> Mapped:
         """The model with the frames that its observations hold, and its report.
 
         Raises:
-            ReconstructionFailed: fewer than two frames are left, or they differ by a rotation alone.
+            ReconstructionFailed: fewer than two frames are left, or the camera only rotated.
         """
         good = sensible_frames(self.scene.images, model.cameras)[None]
         cameras = dataclasses.replace(model.cameras, registered=model.cameras.registered & good)
         model = dataclasses.replace(model, cameras=cameras, inliers=model.inliers & good[..., None])
         counts = model.inliers[0].sum(1).tolist()
-        weak = ScheduleConfig(min_frame_inliers=self.options.min_frame_inliers, min_frame_ratio=0.0)
+        weak = RoundConfig(min_frame_inliers=self.options.min_frame_inliers, min_frame_ratio=0.0)
         model = without_weak_frames(self.scene, model, weak)
         model = dataclasses.replace(model, points=self._still_held(model))
         if len(model.frames) < 2 or int(model.points.valid.sum()) < self.options.min_points:  # noqa: PLR2004
             raise self._too_few("Refinement", int(model.points.valid.sum()))
-        parallax = parallax_px(self.scene, model)
+        parallax = parallax_px(self.scene, model, self.options.parallax)
         noise = noise_px(self.scene, model)
-        if parallax < max(self.options.min_parallax_px, self.options.min_parallax_noise * noise):
+        if not self.options.parallax.enough(parallax, noise):
             raise ReconstructionFailed(
                 f"Refinement: {len(model.frames)} frames with {int(model.points.valid.sum())} points differ by a "
                 f"rotation and {parallax:.2f} px, where positions are known to {noise:.2f} px.",
@@ -287,15 +289,15 @@ class V2Mapper:
             for s in self.scene.images.frame_valid[0].nonzero().flatten().tolist()
             if s not in model.frames
         }
-        confidence = judge_model(self.scene, model, ConfidenceConfig()).as_dict()
-        report = {**figures(self.scene, model, "camera predictor"), **confidence}
+        confidence = judge(self.scene, model, ConfidenceConfig()).as_dict()
+        report = {**figures(model, "camera predictor", noise), **confidence}
         found = to_reconstruction(self.scene, normalized(model), report)
         return Mapped(models=[found], unregistered=unregistered)
 
-    def _still_held(self, model: Model) -> Points:
+    def _still_held(self, model: Partial) -> Points:
         return dataclasses.replace(model.points, valid=model.points.valid & (model.inliers.sum(1) >= 2))  # noqa: PLR2004
 
-    def _adjusted(self, model: Model) -> Model:
+    def _adjusted(self, model: Partial) -> Partial:
         return adjusted(self.scene, model, self.adjuster, FreeParameters(), None)
 
     def _robust_points(
@@ -310,7 +312,7 @@ class V2Mapper:
         return xyz, inliers
 
     def _filtered(
-        self, model: Model, counted: Bool[Tensor, "1 S N"], threshold: float, *, check_angle: bool
+        self, model: Partial, counted: Bool[Tensor, "1 S N"], threshold: float, *, check_angle: bool
     ) -> tuple[Bool[Tensor, "1 N"], Bool[Tensor, "1 S N"]]:
         limit = threshold * self.scene.scale
         counted = counted & model.cameras.registered[..., None]

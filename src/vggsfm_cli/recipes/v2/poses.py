@@ -14,7 +14,7 @@ from vggsfm_cli.colmap import estimators
 from vggsfm_cli.colmap.estimators import RansacConfig
 from vggsfm_cli.geometry import camera as camera_models
 from vggsfm_cli.geometry.robust import Loss
-from vggsfm_cli.mapping.model import Model, Scene
+from vggsfm_cli.mapping.partial import Partial, TrackedScene
 from vggsfm_cli.scene import Cameras, ImageSet
 from vggsfm_cli.triangulation.ransac import frame_focal, reprojection_error
 
@@ -47,8 +47,8 @@ class Posed:
 
 
 def refine_poses(
-    scene: Scene,
-    model: Model,
+    scene: TrackedScene,
+    model: Partial,
     matches: Bool[Tensor, "S N"],
     adjuster: BundleAdjuster,
     config: PoseRefinementConfig,
@@ -120,7 +120,12 @@ def sensible_frames(images: ImageSet, cameras: Cameras) -> Bool[Tensor, " S"]:
 
 
 def resect(
-    scene: Scene, model: Model, posed: Posed, matches: Bool[Tensor, "S N"], config: PoseRefinementConfig, seed: int
+    scene: TrackedScene,
+    model: Partial,
+    posed: Posed,
+    matches: Bool[Tensor, "S N"],
+    config: PoseRefinementConfig,
+    seed: int,
 ) -> Cameras:
     """The cameras, with poses found anew by RANSAC where they could not be refined and more points agree then.
 

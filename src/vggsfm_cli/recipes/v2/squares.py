@@ -10,7 +10,7 @@ from torch.nn import functional
 from vggsfm_cli.scene import ImageSet
 
 MARGIN_PX = 4.0
-"""Strip of the photograph along a padded side in which nothing is believed, in pixels of the square."""
+"""Strip of the photograph along a padded side in which observations are ignored, in pixels of the square."""
 
 
 def centered_square(picture: Float[Tensor, "C H W"], side: int) -> Float[Tensor, "C side side"]:
@@ -26,7 +26,7 @@ def centered_square(picture: Float[Tensor, "C H W"], side: int) -> Float[Tensor,
 
 
 def valid_box(width: int, height: int, side: int, margin_px: float = MARGIN_PX) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of what is believed of a photograph in its square, the same on both sides."""
+    """Left, top, right and bottom of the usable part of a photograph in its square, the same on both sides."""
     longest = max(width, height)
     padding = [abs((size - longest) // 2) / longest * side for size in (width, height)]
     x, y = (pad + margin_px if pad else pad for pad in padding)
@@ -34,7 +34,7 @@ def valid_box(width: int, height: int, side: int, margin_px: float = MARGIN_PX) 
 
 
 def square_images(images: ImageSet, side: int) -> ImageSet:
-    """The same photographs in squares, with the way back to stored pixels.
+    """The same photographs in squares, with the map to stored pixels.
 
     They are read again at full resolution where there are files, and made of network pixels otherwise. The mask leaves
     out the padding with a margin, and every pixel that a masked one has a share in.

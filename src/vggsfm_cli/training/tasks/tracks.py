@@ -1,4 +1,4 @@
-"""Training of the track transformer: which observations to believe, how far, and where exactly they are.
+"""Training of the track transformer: visibility, covariance and correction of observations.
 
 The tracker searches and aligns with an encoder whose weights are given; its evidence on rendered scenes, beside the
 exact truth, is what the transformer learns from. Evidence is gathered once for each example and kept in memory.

@@ -46,7 +46,7 @@ def pack_model(
     Args:
         model: with one frame or more.
         figures: ``measure`` of it.
-        pictures: one a frame, or None.
+        pictures: one per frame, or None.
         thinning: which points and tracks to carry; figures and counts are those of all.
     """
     shown = np.arange(0, len(model.xyz_world), thinning.point_step)

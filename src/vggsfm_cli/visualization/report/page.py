@@ -3,8 +3,6 @@
 import base64
 import functools
 import hashlib
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -16,6 +14,7 @@ import torch
 
 from vggsfm_cli import __version__
 from vggsfm_cli.errors import InputError
+from vggsfm_cli.folders import whole_file
 from vggsfm_cli.geometry.camera import PARAM_NAMES
 from vggsfm_cli.scene import Progress, ProgressCallback, Reconstruction, silent
 from vggsfm_cli.visualization.report.figures import measure
@@ -54,20 +53,14 @@ def save_html_report(
     """Write ``render_html_report`` to a file, which appears whole or not at all.
 
     Raises:
-        InputError: as ``render_html_report``, or the file cannot be written.
+        InputError: as ``render_html_report``.
+        WriteFailed: the disk refuses.
     """
     text = render_html_report(
         models, title=title, photographs=photographs, report=report, config=config, progress=progress
     )
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
-    try:
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise InputError(f"Cannot write {str(path)!r}: {error.strerror}.", "Choose another --out.") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(Path(path)) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
 
 
 def render_html_report(

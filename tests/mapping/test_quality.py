@@ -7,27 +7,27 @@ import math
 import pytest
 import torch
 
-from mapped import NOISE, arc, from_above, model_of, scene_of
-from vggsfm_cli.mapping.confidence import Confidence, ConfidenceConfig, focal_deviation, judge_model
-from vggsfm_cli.mapping.model import Scene
+from mapped import NOISE, arc, from_above, partial_of, scene_of
+from vggsfm_cli.mapping.partial import TrackedScene
+from vggsfm_cli.mapping.quality import Confidence, ConfidenceConfig, focal_deviation, judge
 from vggsfm_cli.synthetic.noise import NoiseConfig
 from vggsfm_cli.synthetic.worlds import World, WorldConfig, make_world, only_frames
 
 CONFIG = ConfidenceConfig()
 
 
-def judged(world: World, scene: Scene) -> Confidence:
-    return judge_model(scene, model_of(scene, world, max_error_px=2.0), CONFIG)
+def judged(world: World, scene: TrackedScene) -> Confidence:
+    return judge(scene, partial_of(scene, world, max_error_px=2.0), CONFIG)
 
 
-def known_focal(scene: Scene) -> Scene:
+def known_focal(scene: TrackedScene) -> TrackedScene:
     known = scene.images.priors.known.clone()
     known[..., 0] = True
     images = dataclasses.replace(scene.images, priors=dataclasses.replace(scene.images.priors, known=known))
     return dataclasses.replace(scene, images=images)
 
 
-def shuffled(scene: Scene, share: float) -> Scene:
+def shuffled(scene: TrackedScene, share: float) -> TrackedScene:
     """The first tracks change places with each other, in each frame another way; those that come last are longest."""
     generator = torch.Generator().manual_seed(0)
     count = round(share * scene.tracks.xy.shape[2])
@@ -65,6 +65,15 @@ def test_an_open_focal_length_is_doubted(case: str) -> None:
     assert held.focal_deviation == 0.0
     assert held.level == "high"
     assert held.value == pytest.approx(held.agreement**2)
+
+
+def test_two_views_alone_are_not_highly_trusted() -> None:
+    world = only_frames(make_world(WorldConfig(points=400, distortion=0.0, jitter=0.3), 1), [0, 2])
+    scene = scene_of(world, NoiseConfig(sigma_px=0.1, outliers=0.0, missing=0.0))
+    found = judged(world, scene)
+    assert found.value > CONFIG.high and found.level == "medium"
+    assert found.reasons == ("two views alone do not confirm the focal length",)
+    assert judged(world, known_focal(scene)).level == "high"
 
 
 @pytest.mark.parametrize("how", ["shuffled", "outliers"])
@@ -106,7 +115,7 @@ def test_noise_that_is_larger_leaves_the_focal_length_more_open() -> None:
     deviations = []
     for sigma in (0.3, 0.9):
         scene = scene_of(world, dataclasses.replace(NOISE, sigma_px=sigma))
-        deviations.append(focal_deviation(scene, model_of(scene, world, max_error_px=5.0), CONFIG))
+        deviations.append(focal_deviation(scene, partial_of(scene, world, max_error_px=5.0), CONFIG))
     assert deviations[1] / deviations[0] == pytest.approx(3.0, rel=0.15)
 
 
