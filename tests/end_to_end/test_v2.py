@@ -24,7 +24,7 @@ from vggsfm_cli.model import VGGSfM
 from vggsfm_cli.options import ReconstructOptions
 from vggsfm_cli.pipeline import reconstruct
 from vggsfm_cli.recipes.v2.cameras import V2CameraPredictor
-from vggsfm_cli.recipes.v2.weights import published_keys, published_shapes
+from vggsfm_cli.recipes.v2.weights import V2, our_key, published_keys, published_shapes
 from vggsfm_cli.result import RunSettings
 from vggsfm_cli.scene import Cameras, ImageSet, Queries, Tracks
 from vggsfm_cli.synthetic.noise import NoiseConfig, add_noise
