@@ -319,7 +319,7 @@ def test_module_runs_and_public_names_are_lazy() -> None:
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["--mask-invert"], 2, "there are none"),
+        (["--mask-invert"], 2, "needs masks"),
         (["--intrinsics", "100,48"], 2, "2 numbers"),
         (["--intrinsics", "100,48,32", "--refine-principal-point", "yes"], 2, "Leave out one"),
         (["--seed", str(2**63)], 2, "seed"),
