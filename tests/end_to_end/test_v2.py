@@ -72,7 +72,7 @@ def test_a_published_file_is_converted_loaded_and_run(
     for name, value in published.items():
         assert torch.equal(loaded[our_key(name)], value), name
     small = ("--long-side", "128", "--query-points", "64")
-    refused = run(photographs, folder, *small, "--max-memory", "0.2")
+    refused = run(photographs, folder, *small, "--max-memory", "0.5")  # enough to decode the photographs
     assert refused.exit_code == 7
     assert "4 images with 64 tracks a frame need about" in refused.stderr and "--max-memory" in refused.stderr
     result = run(photographs, folder, *small, "--max-memory", "8")
