@@ -35,7 +35,7 @@ from vggsfm_cli.cli.app import app
 from vggsfm_cli.colmap.files import read_colmap
 from vggsfm_cli.evaluation import model as evaluation_model
 from vggsfm_cli.io import synthetic, video
-from vggsfm_cli.scene import Reconstruction
+from vggsfm_cli.result import RunResult, RunSettings
 from vggsfm_cli.synthetic import render, scenes, textures
 from vggsfm_cli.training import loop
 from vggsfm_cli.training.tasks import TASKS
@@ -61,9 +61,9 @@ def pause(request: dict[str, Any], at: str) -> None:
 
 
 def replace_what_takes_long(request: dict[str, Any]) -> None:
-    def reconstruct(*_: object, **__: object) -> list[Reconstruction]:
+    def reconstruct(*_: object, **__: object) -> RunResult:
         pause(request, "pipeline")
-        return [read_colmap(request["model"])]
+        return RunResult(models=(read_colmap(request["model"]),), settings=RunSettings(recipe="small"))
 
     export = job.export_model
 

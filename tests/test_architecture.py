@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1] / "src" / PACKAGE
 STEPS = (
     {"errors", "__init__"},
     {"options"},
-    {"geometry", "threads", "devices", "folders", "reading"},
+    {"geometry", "threads", "devices", "systems", "reading"},
+    {"folders"},
     {"config_file"},
     {"scene", "nn"},
     {"result"},

@@ -2,8 +2,6 @@
 
 import dataclasses
 import os
-import resource
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +12,7 @@ from typing import Literal
 import torch
 
 from vggsfm_cli.result import StageCost
+from vggsfm_cli.systems import peak_memory_bytes
 
 SAMPLING_SECONDS = 0.02
 
@@ -72,7 +71,7 @@ class _PeakMemory:
         self._sampler = threading.Thread(target=self._sample, name="memory sampler", daemon=True)
 
     def __enter__(self) -> "_PeakMemory":
-        self._before = _high_water_bytes()
+        self._before = peak_memory_bytes()
         self.peak_bytes = _resident_bytes()
         self._sampler.start()
         return self
@@ -80,7 +79,7 @@ class _PeakMemory:
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._sampler.join()
-        after = _high_water_bytes()
+        after = peak_memory_bytes()
         self.peak_bytes = after if after > self._before else max(self.peak_bytes, _resident_bytes())
 
     def _sample(self) -> None:
@@ -88,13 +87,8 @@ class _PeakMemory:
             self.peak_bytes = max(self.peak_bytes, _resident_bytes())
 
 
-def _high_water_bytes() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def _resident_bytes() -> int:
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
-        return _high_water_bytes()
+        return peak_memory_bytes()

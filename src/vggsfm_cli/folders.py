@@ -11,7 +11,6 @@ One process writes to a place: ``claimed`` holds a lock that ends with its proce
 
 import ctypes
 import errno
-import fcntl
 import itertools
 import os
 import re
@@ -22,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from vggsfm_cli import systems
 from vggsfm_cli.errors import FULL, UsageError, WriteFailed, write_reason
 
 SHOWN_NAMES = 3
@@ -145,7 +145,7 @@ def _remove_unheld(lock: Path) -> None:
     """Remove a lock whose process is dead."""
     descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        systems.lock(descriptor)
         if _same_file(descriptor, lock):
             lock.unlink()
     finally:
@@ -162,7 +162,7 @@ def _take(lock: Path, out: Path) -> int:
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            systems.lock(descriptor)
             held = False
         except OSError as error:
             held = error.errno in (errno.EWOULDBLOCK, errno.EACCES) or _runs(_owner(descriptor))
@@ -343,7 +343,7 @@ def _in_use(folder: Path) -> bool:
     except OSError:
         return True
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        systems.lock(lock)
     except OSError:
         return True
     finally:
@@ -365,7 +365,7 @@ def _new_folder(out: Path) -> tuple[Path, int]:
 def _locked(folder: Path) -> int:
     lock = os.open(folder, os.O_RDONLY)
     with suppress(OSError):  # without locks no folder is ever taken for a left-over
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        systems.lock(lock)
     return lock
 
 

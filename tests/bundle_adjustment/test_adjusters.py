@@ -311,7 +311,7 @@ class TestCeresRefuses:
         assert exact.cost_final <= near.cost_final < 0.01 * near.cost_initial
 
     def test_geman_mcclure(self):
-        with pytest.raises(UsageError, match="geman_mcclure"):
+        with pytest.raises(UsageError, match="geman-mcclure"):
             solve("ceres", make_bundle().problem(loss=RobustLoss(kind=Loss.GEMAN_MCCLURE)), approximate=True)
 
     def test_single_coordinates_of_poses(self):

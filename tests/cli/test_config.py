@@ -95,7 +95,7 @@ def test_wrong_files_end_in_a_sentence_and_2(text: str, said: str, hint: str, tm
 def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes("model = 'é'".encode("latin-1"))
     (tmp_path / "large.toml").write_bytes(b"#" * 2**21)
-    for name, said in (("latin", "UTF-8"), ("large", "too large"), ("missing", "cannot be read")):
+    for name, said in (("latin", "UTF-8"), ("large", "more than 1 MiB"), ("missing", "cannot be read")):
         with pytest.raises(UsageError, match=said):
             read_config(tmp_path / f"{name}.toml", {})
     with pytest.raises(UsageError, match="cannot be read"):

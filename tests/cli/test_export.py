@@ -10,6 +10,7 @@ from pictured_model import pictured_model
 from vggsfm_cli import job
 from vggsfm_cli.cli.app import app
 from vggsfm_cli.colmap.files import read_colmap, write_colmap
+from vggsfm_cli.result import RunResult, RunSettings
 
 run = CliRunner().invoke
 
@@ -57,7 +58,8 @@ def test_export_fails_with_a_sentence(project: Path) -> None:
 
 def test_reconstruct_undistorts_its_largest_model(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = read_colmap(project / "sparse")
-    monkeypatch.setattr(job, "reconstruct", lambda *_, **__: [model])
+    result = RunResult(models=(model,), settings=RunSettings(recipe="small"))
+    monkeypatch.setattr(job, "reconstruct", lambda *_, **__: result)
     out, undistorted = project / "new", project / "undistorted"
     arguments = ["reconstruct", str(project / "photos"), "--out", str(out), "--undistort", str(undistorted)]
     result = run(app, [*arguments, "--no-overview", "-q"])

@@ -170,7 +170,8 @@ def test_a_truncated_model_says_so(text: bool, tmp_path: Path) -> None:
     for name in ("cameras", "images", "points3D", "rigs", "frames"):
         data = (tmp_path / "whole" / f"{name}{suffix}").read_bytes()
         start = data.index(b"\n", data.rindex(b"\n#") + 2) if text else 0  # behind its head
-        for cut in sorted({*np.linspace(start, len(data) - 2, 9, dtype=int).tolist(), len(data) - 2}):
+        last = len(data.rstrip()) - 1 if text else len(data) - 2  # COLMAP ends lines with a space, which tells nothing
+        for cut in sorted({*np.linspace(start, last, 9, dtype=int).tolist(), last}):
             shutil.copytree(tmp_path / "whole", tmp_path / "cut", dirs_exist_ok=True)
             (tmp_path / "cut" / f"{name}{suffix}").write_bytes(data[:cut])
             listed = run(app, ["inspect", str(tmp_path / "cut"), "--check"])

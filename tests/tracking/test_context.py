@@ -118,3 +118,19 @@ def test_a_model_without_context_searches_everywhere(tracker):
     images = image_set([photograph()])
     features = plain.encode(images)
     assert plain.relate(images, features, None) is features
+
+
+def test_only_pairs_with_few_seeds_are_looked_at_again(tracker):
+    picture = photograph()
+    images = image_set([picture, warp(picture, homography(5, 1.05, (9, 4), picture.shape[::-1]))])
+    context = tracker.context
+    few = dataclasses.replace(context.config, few_pairs=0, points=100, more_points=400)
+    largest = {}
+    with torch.no_grad():
+        features = tracker.encode(images)
+        for enough in (0.1, 1.0):
+            other = dataclasses.replace(few, enough=enough).build()
+            other.load_state_dict(context.state_dict())
+            pair = other.seeds(images, features, 0, [(0, 1)]).pairs[0, 1]
+            largest[enough] = int(pair.first.max())
+    assert largest[0.1] < 100 <= largest[1.0]

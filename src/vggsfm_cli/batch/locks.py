@@ -1,13 +1,13 @@
 """One process a scene: a lock that dies with the process that holds it, however that ends."""
 
 import errno
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vggsfm_cli import systems
 from vggsfm_cli.errors import InputError
 from vggsfm_cli.folders import write_failed
 
@@ -45,7 +45,7 @@ def scene_lock(out: Path, name: str) -> Iterator[bool]:
 
 def _take(descriptor: int, out: Path) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        systems.lock(descriptor)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False

@@ -1,11 +1,11 @@
 """``results.jsonl``: one line an attempt, whoever writes, and whenever a writer is killed."""
 
-import fcntl
 import json
 import os
 from pathlib import Path
 from typing import IO
 
+from vggsfm_cli import systems
 from vggsfm_cli.batch.outcome import Outcome
 from vggsfm_cli.folders import write_failed
 
@@ -30,7 +30,7 @@ class ResultsLog:
         key = (outcome.attempt, outcome.status)
         try:
             with self._path.open("a+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                systems.lock(file.fileno(), wait=True)
                 whole = self._catch_up(file)
                 if key in self._known:
                     return False

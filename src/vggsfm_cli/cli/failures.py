@@ -3,7 +3,6 @@
 import errno
 import functools
 import os
-import resource
 import signal
 import sys
 import traceback
@@ -17,6 +16,7 @@ import typer
 from vggsfm_cli import folders
 from vggsfm_cli.cli import process
 from vggsfm_cli.errors import VGGSfMError, WriteFailed, is_out_of_memory, write_reason
+from vggsfm_cli.systems import address_space_limit
 
 Parameters = ParamSpec("Parameters")
 
@@ -75,8 +75,8 @@ OUT_OF_MEMORY_HINT = "Try --max-memory, fewer images, or on a GPU --device cpu."
 
 def _address_space() -> str:
     """A limit on the address space of this process, which libraries alone may exceed."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY:
+    limit = address_space_limit()
+    if limit is None:
         return ""
     return f" within the {limit / 1e9:.1f} GB that `ulimit -v` lets it address; its libraries alone take about 1 GB"
 

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vggsfm_cli.errors import InputError
+from vggsfm_cli.errors import InputError, NotEnoughMemory
 from vggsfm_cli.io.depth import Levels
 from vggsfm_cli.io.exif import AXIS_CHANGES
 from vggsfm_cli.io.photographs import PhotographFiles, decode, find_levels
@@ -64,7 +64,7 @@ def photographs_of(images: ImageSet) -> Lookup:
 def _decoded(path: Path, levels: Levels) -> tuple[UInt8[np.ndarray, "H W 3"], int] | None:
     try:
         found = decode(path, levels)
-    except MemoryError:
+    except (MemoryError, NotEnoughMemory):
         raise
     except Exception:  # decoders meet damage with anything from OSError to struct.error
         return None

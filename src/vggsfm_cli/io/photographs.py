@@ -216,7 +216,7 @@ def find_levels(paths: Sequence[Path]) -> Levels:
                 if image.mode.startswith("I") or image.mode == "F":
                     return np.asarray(image)
             return deep_colors(path)
-        except MemoryError:
+        except (MemoryError, NotEnoughMemory):
             raise
         except Exception:  # decoders meet damage with anything from OSError to struct.error
             return None
@@ -345,7 +345,7 @@ def may_be_transparent_file(path: Path) -> bool:
     try:
         with open_picture(path) as image:
             return may_be_transparent(image)
-    except MemoryError:
+    except (MemoryError, NotEnoughMemory):
         raise
     except Exception:  # decoders meet damage with anything from OSError to struct.error
         return False

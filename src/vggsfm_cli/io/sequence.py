@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vggsfm_cli.errors import NotEnoughMemory
 from vggsfm_cli.io.exif import AXIS_CHANGES, ExifData
 from vggsfm_cli.io.images import (
     MIN_SIDE_PX,
@@ -174,7 +175,7 @@ def _nothing() -> Photograph:
 def _header(path: Path) -> tuple[tuple[int, int], ExifData] | str:
     try:
         size, exif = read_header(path)
-    except MemoryError:
+    except (MemoryError, NotEnoughMemory):
         raise
     except Exception as error:  # decoders meet damage with anything from OSError to struct.error
         return reason_of(error)

@@ -30,8 +30,9 @@ class ContextConfig:
     """Settings of the seeds."""
 
     network: LightGlueConfig = field(default_factory=LightGlueConfig)
-    points: int = 512  # of each frame, the best key points, for a first look at every pair
-    enough: float = 0.3  # share of them that are seeds, from which a second look is needless
+    few_pairs: int = 45  # so many pairs are looked at once, with most points
+    points: int = 512  # of each frame, the best key points, for a first look at every pair of larger scenes
+    enough: float = 0.1  # share of them that are seeds, from which a second look is needless
     more_points: int = 2048  # of each frame for the second look; half of them in scenes of many pairs
     many_pairs: int = 200
     nms_radius_px: int = 2  # network pixels
@@ -79,9 +80,12 @@ class PointContext(SeedFinder):
         for frame in named:
             score = features.keypoint_score[b, frame]
             points[frame] = select_keypoints(score, most, radius=config.nms_radius_px, threshold=config.min_score)
-        found = self._compare(images, features, b, points, pairs, config.points)
-        enough = config.enough * config.points
-        again = [pair for pair in pairs if len(found[pair].probability) < enough]
+        found: dict[tuple[int, int], PairSeeds] = {}
+        again = list(pairs)
+        if len(pairs) > config.few_pairs:
+            found = self._compare(images, features, b, points, pairs, config.points)
+            enough = config.enough * config.points
+            again = [pair for pair in pairs if len(found[pair].probability) < enough]
         found.update(self._compare(images, features, b, points, again, most))
         return Seeds(points=tuple(points), pairs={pair: found[pair] for pair in pairs}, least=config.min_seeds)
 

@@ -36,6 +36,7 @@ class StartConfig:
     seed_cells: int = 3  # how far around the seeds' place to look
     seed_support: float = 1.0  # seeds that must agree on it, each counted by its probability
     seed_floor_px: float = 4.0  # by which seeds always may miss their local map, network pixels
+    search_beyond: bool = False  # whether queries of which the seeds say nothing are looked for anywhere
     sure: float = 0.3  # probability from which a seed is believed without its neighbours
 
 
@@ -123,6 +124,10 @@ def find_starts(
         first = _search_everywhere(xy, descriptors, query_map, target_map, config)
     else:
         first = _search_near_seeds(xy, descriptors, query_map, target_map, seeds, config)
+        if config.search_beyond:
+            silent = ~first.trusted
+            elsewhere = _search_everywhere(xy[silent], descriptors[silent], query_map, target_map, config)
+            first = first.filled(silent, elsewhere)
     position, similarity, trusted = first.xy, first.similarity, first.trusted
     vote = local_affinity(xy, xy[neighbours], position[neighbours], trusted[neighbours], config)
     if config.guided_cells:
@@ -162,6 +167,16 @@ class _Search:
     way_back_px: Float[Tensor, " Q"]
     trusted: Bool[Tensor, " Q"]
     sure: Bool[Tensor, " Q"]
+
+    def filled(self, where: Bool[Tensor, " Q"], other: "_Search") -> "_Search":
+        """With what ``other`` found in the places that are chosen."""
+        return _Search(
+            xy=self.xy.index_put((where,), other.xy),
+            similarity=self.similarity.index_put((where,), other.similarity),
+            way_back_px=self.way_back_px.index_put((where,), other.way_back_px),
+            trusted=self.trusted.index_put((where,), other.trusted),
+            sure=self.sure.index_put((where,), other.sure),
+        )
 
 
 def _search_everywhere(
