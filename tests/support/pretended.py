@@ -190,10 +190,16 @@ def _singular_values(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 class _Backend(backend_registration._DummyBackendModule):
-    """What autocast and serialization ask of a backend."""
+    """What autocast, serialization and ``fork_rng`` ask of a backend; its random numbers are the CPU's."""
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
+
+    def get_rng_state(self, device: int | torch.device = 0) -> Tensor:
+        return torch.get_rng_state()
+
+    def set_rng_state(self, state: Tensor, device: int | torch.device = 0) -> None:
+        torch.set_rng_state(state)
 
 
 _library: list[torch.library.Library] = []
