@@ -40,14 +40,14 @@ SLOW = {"theseus": 20_000}
 def synthetic(frames: int, points: int, seed: int = 0) -> Any:
     """A problem with a disturbed start."""
     import torch
+    from worlds import Path as CameraPath
+    from worlds import WorldConfig, make_world
 
     from vggsfm_cli.bundle_adjustment.problem import RobustLoss, move_poses, problem_from_observations
     from vggsfm_cli.geometry import pose
     from vggsfm_cli.geometry.camera import project
     from vggsfm_cli.geometry.robust import Loss
     from vggsfm_cli.scene import Points
-    from vggsfm_cli.synthetic.worlds import Path as CameraPath
-    from vggsfm_cli.synthetic.worlds import WorldConfig, make_world
 
     generator = torch.Generator().manual_seed(seed)
 

@@ -3,9 +3,9 @@
 import dataclasses
 
 import torch
+from worlds import Path, World, WorldConfig, blank_images, make_world, observe
 
 from support.noise import NoiseConfig, add_noise
-from support.worlds import Path, World, WorldConfig, blank_images, make_world, observe
 from vggsfm_cli.evaluation.poses import pair_errors
 from vggsfm_cli.geometry import pose, rotation
 from vggsfm_cli.mapping.partial import Partial, TrackedScene

@@ -5,8 +5,8 @@ import json
 
 import torch
 from PIL import Image
+from worlds import observe
 
-from support.worlds import observe
 from vggsfm_cli.geometry.pose import inverse
 from vggsfm_cli.scene import Tracks
 

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+from worlds import WorldConfig, blank_images, make_world
 
 import vggsfm_cli
 from example_model import example_model
-from support.worlds import WorldConfig, blank_images, make_world
 from vggsfm_cli import RunResult, read_colmap, write_colmap
 from vggsfm_cli.clock import StageClock
 from vggsfm_cli.report import build_report

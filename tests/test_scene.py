@@ -4,8 +4,7 @@ import dataclasses
 
 import torch
 from torch import Tensor
-
-from support.worlds import WorldConfig, blank_images, make_world
+from worlds import WorldConfig, blank_images, make_world
 
 
 class Numbered:

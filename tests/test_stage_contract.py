@@ -10,10 +10,10 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch import Tensor
+from worlds import World, WorldConfig, blank_images, make_world, observe
 
 from support.noise import NoiseConfig, add_noise
 from support.pretended import AVAILABLE, pretended_device
-from support.worlds import World, WorldConfig, blank_images, make_world, observe
 from vggsfm_cli.bundle_adjustment.ceres_solver import CeresConfig
 from vggsfm_cli.bundle_adjustment.problem import build_problem
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig

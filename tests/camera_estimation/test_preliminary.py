@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+from worlds import Path, WorldConfig, blank_images, join, make_world, observe
 
 from support.noise import NoiseConfig, add_noise
-from support.worlds import Path, WorldConfig, blank_images, join, make_world, observe
 from vggsfm_cli.camera_estimation.focal import FocalVoteConfig, vote_focal
 from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
 from vggsfm_cli.camera_estimation.star import explained

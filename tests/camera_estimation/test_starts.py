@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from worlds import Path, World, WorldConfig, blank_images, make_world, observe, only_frames
 
 from support.noise import NoiseConfig, add_noise
-from support.worlds import Path, World, WorldConfig, blank_images, make_world, observe, only_frames
 from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
 from vggsfm_cli.camera_estimation.star import StarConfig, explained, grow_star, star_tracks
 from vggsfm_cli.camera_estimation.sweep import InitialPair, SweepConfig, scaled, sweep_focals

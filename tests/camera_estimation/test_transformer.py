@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+from worlds import WorldConfig, blank_images, make_world, observe
 
 from support.noise import NoiseConfig, add_noise
-from support.worlds import WorldConfig, blank_images, make_world, observe
 from vggsfm_cli.camera_estimation.transformer import (
     CameraTransformerConfig,
     best_tracks,

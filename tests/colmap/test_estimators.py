@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from worlds import WorldConfig, make_world, observe
 
 from support.two_views import sampson_error
-from support.worlds import WorldConfig, make_world, observe
 from vggsfm_cli.colmap import estimators
 from vggsfm_cli.colmap.estimators import PhysicalCamera, RansacConfig, RelativeEdge
 from vggsfm_cli.geometry import pose, rotation

@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from v2_recipe import SHALLOW, with_recipe_weights
+from worlds import WorldConfig, make_world, observe
 
 from goldens import golden
 from support.noise import NoiseConfig, add_noise
 from support.pretended import AVAILABLE, pretended_device
-from support.worlds import WorldConfig, make_world, observe
 from v2_scenes import image_set
 from vggsfm_cli.bundle_adjustment.ceres_solver import CeresConfig
 from vggsfm_cli.bundle_adjustment.problem import build_problem

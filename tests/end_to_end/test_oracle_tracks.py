@@ -5,9 +5,9 @@ import itertools
 
 import pytest
 import torch
+from worlds import Path, World, WorldConfig, blank_images, join, make_world, observe
 
 from support.noise import NoiseConfig, add_noise
-from support.worlds import Path, World, WorldConfig, blank_images, join, make_world, observe
 from vggsfm_cli.bundle_adjustment.ceres_solver import CeresConfig
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.bundle_adjustment.theseus_solver import TheseusConfig

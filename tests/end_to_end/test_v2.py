@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner
 from v2_recipe import SHALLOW, recipe, with_recipe_weights
+from worlds import World, WorldConfig, blank_images, make_world, observe
 
 from goldens import golden, needs_full_set
 from support.noise import NoiseConfig, add_noise
-from support.worlds import World, WorldConfig, blank_images, make_world, observe
 from vggsfm_cli.checkpoints import convert as conversion
 from vggsfm_cli.checkpoints.convert import PublishedLayout
 from vggsfm_cli.checkpoints.files import save_model

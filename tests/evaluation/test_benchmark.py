@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
+from worlds import WorldConfig, make_world, observe
 
 import published
-from support.worlds import WorldConfig, make_world, observe
 from vggsfm_cli.cli.app import app
 from vggsfm_cli.errors import InputError, MissingDependency
 from vggsfm_cli.evaluation.benchmark import PoseProtocol, pose_figures

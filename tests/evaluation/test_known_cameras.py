@@ -3,10 +3,10 @@
 import dataclasses
 
 import torch
+from worlds import WorldConfig, blank_images, make_world
 
 import published
 from support.noise import NoiseConfig, add_noise
-from support.worlds import WorldConfig, blank_images, make_world
 from vggsfm_cli.evaluation.known_cameras import triangulate_known
 from vggsfm_cli.model import VGGSfMConfig
 from vggsfm_cli.recipes import small

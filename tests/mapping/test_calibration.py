@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+from worlds import World, WorldConfig, make_world
 
 from mapped import arc, from_above, partial_of, scene_of
-from support.worlds import World, WorldConfig, make_world
 from vggsfm_cli.bundle_adjustment.problem import FreeParameters
 from vggsfm_cli.mapping.calibration import (
     INDEPENDENT_OBSERVATIONS,

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from worlds import World
 
 from mapped import arc, bent, partial_of, pose_error_deg, scene_of, with_known_lens
-from support.worlds import World
 from vggsfm_cli.camera_estimation.interface import CameraEstimator, GivenCameras
 from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
 from vggsfm_cli.camera_estimation.view_graph import ViewGraph, ViewGraphConfig, build_view_graph

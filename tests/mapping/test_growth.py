@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
+from worlds import World, WorldConfig, make_world
 
 from mapped import arc, partial_of, pose_error_deg, scene_of
 from support.noise import NoiseConfig
-from support.worlds import World, WorldConfig, make_world
 from vggsfm_cli.mapping.growth import GrowthConfig, ResectionConfig, grow, register, register_missing, start
 from vggsfm_cli.mapping.partial import Partial, TrackedScene
 from vggsfm_cli.scene import Cameras

@@ -5,10 +5,10 @@ import re
 
 import pytest
 import torch
+from worlds import WorldConfig, blank_images, make_world, observe
 
 from mapped import arc, moved_sideways, partial_of, pose_error_deg, scene_of, with_known_lens
 from support.noise import NoiseConfig, add_noise
-from support.worlds import WorldConfig, blank_images, make_world, observe
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.camera_estimation import preliminary, view_graph
 from vggsfm_cli.camera_estimation.interface import CameraEstimator

@@ -3,8 +3,8 @@
 import dataclasses
 
 import torch
+from worlds import WorldConfig, blank_images, make_world, observe
 
-from support.worlds import WorldConfig, blank_images, make_world, observe
 from vggsfm_cli.mapping.partial import with_model_error
 
 

@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
+from worlds import World, WorldConfig, make_world, only_frames
 
 from mapped import NOISE, arc, from_above, partial_of, scene_of
 from support.noise import NoiseConfig
-from support.worlds import World, WorldConfig, make_world, only_frames
 from vggsfm_cli.mapping.partial import TrackedScene
 from vggsfm_cli.mapping.quality import Confidence, ConfidenceConfig, focal_deviation, judge
 

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
+from worlds import only_frames
 
 from mapped import NOISE, arc, bent, moved_sideways, partial_of, pose_error_deg, scene_of
 from support.noise import NoiseConfig
-from support.worlds import only_frames
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.mapping.partial import Partial
 from vggsfm_cli.mapping.rounds import (

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from worlds import WorldConfig, blank_images, make_world
 
-from support.worlds import WorldConfig, blank_images, make_world
 from vggsfm_cli.errors import NotEnoughMemory
 from vggsfm_cli.memory.budget import Budget, FrugalTracker
 from vggsfm_cli.memory.plan import Need, Plan, Size

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from worlds import WorldConfig, blank_images, make_world
 
 import vggsfm_cli
-from support.worlds import WorldConfig, blank_images, make_world
 from vggsfm_cli import pipeline
 from vggsfm_cli.checkpoints import load_model
 from vggsfm_cli.checkpoints.files import config_from_json, config_to_json, read_folder, save_model

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 from v2_recipe import SHAPES, recipe
+from worlds import WorldConfig, blank_images, make_world, observe
 
 from goldens import golden, needs_full_set
-from support.worlds import WorldConfig, blank_images, make_world, observe
 from vggsfm_cli.geometry import pose, rotation
 from vggsfm_cli.nn.dinov2 import DINOv2Config
 from vggsfm_cli.recipes.v2.cameras import V2CameraPredictor, V2CameraPredictorConfig, with_focal

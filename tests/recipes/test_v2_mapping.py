@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor
+from worlds import Path, World, WorldConfig, blank_images, make_world, observe
 
 from goldens import golden
 from support.noise import NoiseConfig, add_noise
-from support.worlds import Path, World, WorldConfig, blank_images, make_world, observe
 from vggsfm_cli.bundle_adjustment.schur_solver import SchurConfig
 from vggsfm_cli.camera_estimation.preliminary import PreliminaryCamerasConfig
 from vggsfm_cli.errors import ReconstructionFailed

@@ -10,9 +10,9 @@ import pytest
 import torch
 from kornia.feature import ALIKED
 from torch import Tensor, nn
+from worlds import WorldConfig, blank_images, make_world
 
 from goldens import golden_json, needs_full_set
-from support.worlds import WorldConfig, blank_images, make_world
 from v2_golden import pictures, recipe_backbone
 from vggsfm_cli.errors import WeightsUnavailable
 from vggsfm_cli.nn.cnn import resize_aligned

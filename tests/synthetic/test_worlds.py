@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from worlds import Path, WorldConfig, blank_images, join, make_world, observe, only_frames
 
 from support.noise import NoiseConfig, add_noise
-from support.worlds import Path, WorldConfig, blank_images, join, make_world, observe, only_frames
 from vggsfm_cli.geometry import pose
 
 

@@ -4,9 +4,9 @@ import dataclasses
 import time
 
 import torch
+from worlds import Path, World, WorldConfig, make_world, observe
 
 from support.noise import NoiseConfig, add_noise
-from support.worlds import Path, World, WorldConfig, make_world, observe
 from vggsfm_cli.triangulation.ransac import RansacTriangulatorConfig
 
 

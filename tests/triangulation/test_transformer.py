@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+from worlds import WorldConfig, make_world, observe
 
 from support.noise import NoiseConfig, add_noise
-from support.worlds import WorldConfig, make_world, observe
 from vggsfm_cli.geometry import pose
 from vggsfm_cli.triangulation.transformer import (
     Surroundings,
