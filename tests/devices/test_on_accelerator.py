@@ -91,6 +91,13 @@ def accelerator(request: pytest.FixtureRequest) -> Iterator[torch.device]:
 
 
 @pytest.fixture
+def strict_accelerator() -> Iterator[torch.device]:
+    """One that refuses double precision too."""
+    with pretended_device(float64=False) as device:
+        yield device
+
+
+@pytest.fixture
 def exact_accelerator() -> Iterator[torch.device]:
     """One that can compute in double precision, attention by one routine: results are equal to the bit."""
     with pretended_device() as device, sdpa_kernel(SDPBackend.MATH):
@@ -154,7 +161,7 @@ def test_a_reconstruction_without_double_precision(photographs) -> None:
     assert int(found.cameras.registered.sum()) == 3 and found.report["extra_points"]["found"] > 0
 
 
-def test_a_sequence_of_windows(accelerator: torch.device, tmp_path: Path) -> None:
+def test_a_sequence_of_windows(strict_accelerator: torch.device, tmp_path: Path) -> None:
     textures = procedural_textures(12, 128, torch.Generator().manual_seed(0))
     walk = render(of_film(SceneConfig(frames=12, height=120, width=160)), textures, 1, torch.Generator().manual_seed(0))
     out = write_scenes([(walk.images, walk.cameras, None)], tmp_path / "scenes")
@@ -167,7 +174,7 @@ def test_a_sequence_of_windows(accelerator: torch.device, tmp_path: Path) -> Non
         settings, mapping=dataclasses.replace(settings.mapping, candidates=CandidateConfig(max_candidates=1))
     )
     images = PhotographSequence(sorted((out / "scene_000" / "images").iterdir()), long_side=160)
-    found = reconstruct_sequence(images, load_model().to(accelerator), settings)
+    found = reconstruct_sequence(images, load_model().to(strict_accelerator), settings)
     assert len(found[0].report["windows"]) > 1
     assert len(found[0].names) == 12
 
@@ -187,14 +194,31 @@ def test_v2_with_recipe_weights_sees_what_it_sees_on_the_cpu(exact_accelerator: 
         reconstruct(images.to(exact_accelerator), model, settings)
 
 
-@pytest.mark.parametrize("name", TASKS)
+STEPS = [
+    ("encoder", True), ("encoder", False), ("tracks", False), ("cameras", True), ("points", True), ("points", False),
+    ("joint", True),
+]  # fmt: skip
+"""Trainings, and whether the device has float64; without it cameras, points and the joint one run on the CPU alike."""
+
+
+@pytest.fixture
+def device_of_step(float64: bool) -> Iterator[torch.device]:
+    with pretended_device(float64=float64) as device:
+        yield device
+
+
+def test_every_training_has_a_step() -> None:
+    assert {name for name, _ in STEPS} == set(TASKS)
+
+
+@pytest.mark.parametrize(("name", "float64"), STEPS)
 def test_a_step_of_every_training(
-    name: str, accelerator: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, device_of_step: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("VGGSFM_TEXTURES", raising=False)
     monkeypatch.setattr(tracks, "CALIBRATION_EXAMPLES", 1)
     torch.manual_seed(0)
-    task: Task = TASKS[name](str(tmp_path)).build(0, accelerator)  # type: ignore[attr-defined]
+    task: Task = TASKS[name](str(tmp_path)).build(0, device_of_step)  # type: ignore[attr-defined]
     loss = torch.stack([term.float() for term in task.losses(task.batch(0)).values()]).sum()
     loss.backward()
     gradients = [p.grad for p in task.module.parameters() if p.grad is not None]
