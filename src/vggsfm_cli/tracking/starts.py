@@ -49,7 +49,7 @@ class Starts:
         affinity: local map from offsets in the query frame to offsets in this frame, network pixels.
         similarity: cosine of the descriptors at the peak.
         support: share of the neighbours in the query frame whose starts agree with the affinity.
-        way_back_px: how far from the query its best cell's own search ends, network pixels.
+        way_back_px: distance between the query and the best match of its own match in the query frame, network pixels.
         believed: whether to refine this start at all.
     """
 
